@@ -1,0 +1,69 @@
+//! Background tasks that have a name and end with their owner.
+
+use std::future::Future;
+
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+/// A running task. Dropping it stops the task at its next `.await`.
+#[derive(Debug)]
+#[must_use = "dropping a task stops it"]
+pub struct Task<T> {
+    handle: JoinHandle<T>,
+    name: &'static str,
+}
+
+/// Starts `work` on the current runtime under `name`, which appears in logs.
+#[expect(clippy::disallowed_methods, reason = "the one place that may")]
+pub fn spawn<T: Send + 'static>(
+    name: &'static str,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Task<T> {
+    let span = tracing::debug_span!("task", name);
+    Task { handle: tokio::spawn(work.instrument(span)), name }
+}
+
+impl<T> Task<T> {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`](crate::Kind::Internal) if the task panicked, with the text of the panic;
+    /// [`Kind::Cancelled`](crate::Kind::Cancelled) if its runtime shut down.
+    pub async fn join(mut self) -> crate::Result<T> {
+        match (&mut self.handle).await {
+            Ok(value) => Ok(value),
+            Err(error) if error.is_panic() => {
+                let text = panic_text(error.into_panic().as_ref());
+                Err(crate::Error::internal(format!("task '{}' panicked: {text}", self.name)))
+            }
+            Err(_) => Err(crate::Error::cancelled(format!("task '{}' was stopped", self.name))),
+        }
+    }
+
+    /// Whether the task ended.
+    pub fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    /// Stops the task at its next `.await`.
+    pub fn abort(&self) {
+        self.handle.abort();
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
+}
+
+/// What a panic said, as far as it said it in text.
+pub fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a value that is not text".to_owned()
+    }
+}

@@ -1,0 +1,10 @@
+//! The coordinator: parses, plans, places, admits, watches and commits.
+//!
+//! # Not here
+//! Running tasks and holding blocks (`skep-worker`), protocols for clients (`skep-server`).
+
+pub mod session;
+
+pub use session::{
+    Coordinator, Description, Done, Outcome, Rows, Session, StatementKind, TableFilter, TableInfo, TableKind,
+};

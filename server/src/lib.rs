@@ -1,0 +1,1 @@
+//! The doors: Flight SQL, HTTP, authentication

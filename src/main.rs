@@ -1,0 +1,2 @@
+//! The skep binary.
+fn main() {}

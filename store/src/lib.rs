@@ -1,0 +1,1 @@
+//! Replicated blocks behind object_store::ObjectStore, and the registry of stores

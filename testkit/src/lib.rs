@@ -1,0 +1,1 @@
+//! Clusters of processes and in-process, faults, script runners; development only

@@ -1,0 +1,1 @@
+//! Runs tasks of both lanes and serves blocks
