@@ -1,1 +1,29 @@
-//! What nodes say to each other: protocols, channels, secret tokens, lane codecs, settings that travel
+//! What nodes say to each other: protocols, channels, secret tokens, lane codecs, settings that travel.
+//!
+//! ```text
+//! secret       one shared token, on every call between nodes
+//! channel      connections with timeouts and keepalives, token attached
+//! membership   join, heartbeat, leave; the coordinator's view of live workers
+//! ```
+//!
+//! # Not here
+//! Deciding anything about queries (`skep-coordinator`) or running them (`skep-worker`).
+
+pub mod channel;
+pub mod membership;
+pub mod secret;
+
+pub use channel::{AuthChannel, ChannelConfig, connect};
+pub use secret::Secret;
+
+/// Generated from `proto/`.
+#[allow(missing_docs, clippy::all, clippy::disallowed_methods, unreachable_pub)]
+pub mod proto {
+    /// `membership.proto`
+    pub mod membership {
+        tonic::include_proto!("skep.membership.v1");
+    }
+}
+
+/// Version of the protocols between nodes. Nodes of different versions refuse each other.
+pub const PROTOCOL_VERSION: u32 = 1;

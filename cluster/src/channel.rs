@@ -1,0 +1,97 @@
+//! Connections between nodes: bounded waiting, keepalives, the secret on every call.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use skep_common::{Error, Result};
+use tonic::body::Body;
+use tonic::transport::{Channel, Endpoint};
+use tower::Service;
+use url::Url;
+
+use crate::Secret;
+
+/// How nodes connect. Table `[cluster.channel]` of the config file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChannelConfig {
+    /// Longest wait for a connection. 100 ms to 1 min. Less: a dead node is noticed sooner.
+    #[serde(with = "skep_common::unit::duration")]
+    pub connect_timeout: Duration,
+    /// How often an idle connection is probed. 1 s to 10 min.
+    #[serde(with = "skep_common::unit::duration")]
+    pub keepalive_interval: Duration,
+    /// Silence after a probe that ends a connection. 1 s to 1 min. A half-open peer is found after interval plus
+    /// timeout.
+    #[serde(with = "skep_common::unit::duration")]
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for ChannelConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            keepalive_interval: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Bytes in flight per stream and per connection, so that one hop can fill a fast network.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+
+/// A connection that adds the cluster secret to every call. Connects when first used, and again when broken.
+#[derive(Debug, Clone)]
+pub struct AuthChannel {
+    channel: Channel,
+    secret: Secret,
+}
+
+/// A channel to `url` (`http://host:port`; `grpc://` is the same).
+///
+/// # Errors
+/// [`Kind::Invalid`](skep_common::Kind::Invalid) for a URL without a host. Connecting happens at the first call, whose
+/// status is then [`Unavailable`](skep_common::Kind::Unavailable).
+pub fn connect(url: &Url, secret: &Secret, config: &ChannelConfig) -> Result<AuthChannel> {
+    let channel = endpoint(url, config)?.connect_lazy();
+    Ok(AuthChannel { channel, secret: secret.clone() })
+}
+
+/// The endpoint of `url` with every timeout set.
+///
+/// # Errors
+/// As [`connect`].
+pub fn endpoint(url: &Url, config: &ChannelConfig) -> Result<Endpoint> {
+    let wrong = || Error::invalid(format!("'{url}' is not an address")).hint("write http://HOST:PORT");
+    let (host, port) = (url.host_str().ok_or_else(wrong)?, url.port().ok_or_else(wrong)?);
+    let endpoint = Endpoint::from_shared(format!("http://{host}:{port}")).map_err(|e| wrong().source(e))?;
+    Ok(endpoint
+        .connect_timeout(config.connect_timeout)
+        .http2_keep_alive_interval(config.keepalive_interval)
+        .keep_alive_timeout(config.keepalive_timeout)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .tcp_nodelay(true))
+}
+
+impl Service<http::Request<Body>> for AuthChannel {
+    type Response = http::Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = <Channel as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+        Service::poll_ready(&mut self.channel, cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if let Some((name, value)) = self.secret.header()
+            && let Ok(value) = http::HeaderValue::from_bytes(value.as_bytes())
+        {
+            request.headers_mut().insert(name, value);
+        }
+        self.channel.call(request)
+    }
+}

@@ -1,0 +1,18 @@
+//! Which workers are alive.
+//!
+//! ```text
+//! worker: announce::run --Join--> coordinator: service --> state (pure) <-- Members (the live view)
+//!                       --Heartbeat every `heartbeat`-->
+//!                       --Leave when it stops-->
+//! ```
+//!
+//! A worker that is silent for `dead_after` is dead: it gets no new tasks or blocks until it joins again. The
+//! coordinator forgets members when it restarts; workers then find out by their next heartbeat and join again.
+
+mod announce;
+mod service;
+mod state;
+
+pub use announce::{Announcement, announce};
+pub use service::{Members, MembershipService};
+pub use state::{Config, State};
