@@ -1,2 +1,67 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask COMMAND`.
+//!
+//! ```text
+//! check     what review would say without a reader: format, lints, crate graph, documents
+//! fix       formats, applies lints, writes generated documents
+//! test      every test; slow, services, tpch, bench: what takes longer or needs more
+//! ```
+//!
+//! Depends on nothing but the standard library, so that it compiles in a moment, and calls `cargo` with the whole
+//! workspace always, so that every dependency is built with one set of features and once.
+
+mod check;
+mod docs;
+mod graph;
+mod run;
+mod services;
+mod suites;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+developer commands
+
+usage: cargo xtask COMMAND
+
+  check            format, lints, crate graph, documents and links; never writes
+  fix              formats, applies lints, writes generated documents
+  test [FILTER..]  unit tests, slt files on one node and on three workers, TPC-H SF 0.01, processes
+  bless            rewrites the expected results of slt files; read the diff
+  services         the tests that need DuckDB and Python clients, which it installs under the target folder
+  slow             every test with larger limits, then TPC-H SF 1; prints the commit and the figures
+  tpch [--sf N]    TPC-H over three worker processes, compared with DuckDB and plain DataFusion
+  bench [--save]   fixed queries; compares with the saved baseline
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    let outcome = match command {
+        "check" => check::check(),
+        "fix" => check::fix(),
+        "test" => suites::test(rest),
+        "bless" => suites::bless(),
+        "services" => services::services(),
+        "slow" => suites::slow(),
+        "tpch" => suites::tpch(rest),
+        "bench" => suites::bench(rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => {
+            eprint!("error: there is no command '{other}'\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The test suites and the measurements.
+
+use std::process::Command;
+
+use crate::run::{Outcome, cargo, commit, run, target};
+
+/// Every test of the workspace, or those whose names contain a filter.
+pub(crate) fn test(filters: &[String]) -> Outcome {
+    build()?;
+    let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    if !filters.is_empty() {
+        command.arg("--").args(filters);
+    }
+    run(command)
+}
+
+/// Rewrites the results that slt files expect by what one node answers.
+pub(crate) fn bless() -> Outcome {
+    build()?;
+    let mut command = cargo(&["test", "--workspace", "--test", "it", "--", "slt::"]);
+    command.env("SKEP_BLESS", "1");
+    run(command)
+}
+
+/// Every test with larger limits, and TPC-H at scale factor 1.
+pub(crate) fn slow() -> Outcome {
+    println!("commit {}", commit());
+    build()?;
+    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    tests.env("SKEP_SLOW", "1");
+    run(tests)?;
+    tpch(&["--sf".to_owned(), "1".to_owned()])
+}
+
+/// TPC-H over worker processes; `arguments` go to the program that measures.
+pub(crate) fn tpch(arguments: &[String]) -> Outcome {
+    build()?;
+    println!("commit {}", commit());
+    let mut command = Command::new(target()?.join("debug").join("tpch"));
+    command.args(arguments);
+    if let Some(venv) = crate::services::installed()? {
+        venv.set(&mut command);
+    }
+    run(command)
+}
+
+/// The same, small and repeated, against a saved baseline.
+pub(crate) fn bench(arguments: &[String]) -> Outcome {
+    let baseline = target()?.join("bench.csv");
+    let save = arguments.iter().any(|argument| argument == "--save");
+    let mut all: Vec<String> = ["--sf", "0.1", "--repeat", "3"].map(str::to_owned).to_vec();
+    all.push(if save { "--save" } else { "--baseline" }.to_owned());
+    all.push(baseline.display().to_string());
+    tpch(&all)
+}
+
+/// Builds everything that tests need, the program itself too, in one go.
+pub(crate) fn build() -> Outcome {
+    run(cargo(&["build", "--workspace", "--all-targets"]))
+}
