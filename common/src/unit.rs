@@ -53,7 +53,7 @@ impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, size) in [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
             if self.0 >= size {
-                return if self.0 % size == 0 {
+                return if self.0.is_multiple_of(size) {
                     write!(f, "{} {unit}", self.0 / size)
                 } else {
                     write!(f, "{:.1} {unit}", self.0 as f64 / size as f64)
@@ -83,7 +83,7 @@ impl Serialize for ByteSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let exact = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
             .into_iter()
-            .find(|(_, size)| self.0 > 0 && self.0 % size == 0);
+            .find(|(_, size)| self.0 > 0 && self.0.is_multiple_of(*size));
         match exact {
             Some((unit, size)) => serializer.collect_str(&format_args!("{}{unit}", self.0 / size)),
             None => serializer.collect_str(&format_args!("{}B", self.0)),
