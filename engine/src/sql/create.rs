@@ -1,0 +1,337 @@
+//! CREATE and DROP.
+
+use datafusion::sql::sqlparser::ast::{self, ColumnOption, DataType};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+use skep_common::{Error, Result};
+
+use super::copy;
+use super::read::Reader;
+use super::statement::{
+    ColumnSpec, CreateExternal, CreateTable, CreateTableAs, CreateView, Name, Options, Statement,
+};
+use crate::names;
+
+/// After `CREATE`.
+pub(super) fn create(reader: &mut Reader<'_>) -> Result<Statement> {
+    let or_replace = reader.parser.parse_keywords(&[Keyword::OR, Keyword::REPLACE]);
+    let at = reader.here();
+    match reader.peek_word().as_deref() {
+        Some("schema" | "database") if !or_replace => {
+            reader.parser.next_token();
+            let if_not_exists = if_not_exists(reader);
+            Ok(Statement::CreateSchema { name: schema(reader)?, if_not_exists })
+        }
+        Some("table") => {
+            reader.parser.next_token();
+            table(reader, or_replace)
+        }
+        Some("external") => {
+            reader.parser.next_token();
+            let result = reader.parser.expect_keyword_is(Keyword::TABLE);
+            reader.ok(result)?;
+            external(reader, or_replace)
+        }
+        Some("view") => {
+            reader.parser.next_token();
+            view(reader, or_replace)
+        }
+        Some("temporary" | "temp") => Err(Error::unsupported("temporary tables and views are not supported")
+            .at(at)
+            .hint("use WITH inside the query, or a schema of your own for scratch tables")),
+        Some("materialized") => {
+            Err(Error::unsupported("materialized views are not supported by this version")
+                .at(at)
+                .hint("CREATE TABLE ... AS SELECT keeps the rows of a query"))
+        }
+        Some(word @ ("index" | "unique" | "function" | "macro" | "sequence" | "type" | "role" | "user")) => {
+            let word = if word == "unique" { "index" } else { word };
+            Err(Error::unsupported(format!("CREATE {} is not supported", word.to_uppercase()))
+                .at(at)
+                .hint("schemas, tables, external tables and views can be created"))
+        }
+        _ => reader.expected("SCHEMA, TABLE, EXTERNAL TABLE or VIEW"),
+    }
+}
+
+/// After `DROP`.
+pub(super) fn drop(reader: &mut Reader<'_>) -> Result<Statement> {
+    let at = reader.here();
+    match reader.peek_word().as_deref() {
+        Some("schema" | "database") => {
+            reader.parser.next_token();
+            let if_exists = if_exists(reader);
+            let name = schema(reader)?;
+            let cascade = reader.parser.parse_keyword(Keyword::CASCADE);
+            let _ = reader.parser.parse_keyword(Keyword::RESTRICT);
+            Ok(Statement::DropSchema { name, if_exists, cascade })
+        }
+        Some(word @ ("table" | "view" | "external")) => {
+            let is_view = word == "view";
+            reader.parser.next_token();
+            if word == "external" {
+                let result = reader.parser.expect_keyword_is(Keyword::TABLE);
+                reader.ok(result)?;
+            }
+            let if_exists = if_exists(reader);
+            let mut names = vec![reader.name()?];
+            while reader.parser.consume_token(&Token::Comma) {
+                names.push(reader.name()?);
+            }
+            if reader.parser.peek_keyword(Keyword::CASCADE) {
+                return Err(Error::unsupported("DROP ... CASCADE drops nothing else for tables and views")
+                    .at(reader.here())
+                    .hint("leave CASCADE out; views that read the table fail until it is back"));
+            }
+            let _ = reader.parser.parse_keyword(Keyword::RESTRICT);
+            Ok(if is_view {
+                Statement::DropView { names, if_exists }
+            } else {
+                Statement::DropTable { names, if_exists }
+            })
+        }
+        Some(
+            word @ ("index" | "function" | "macro" | "sequence" | "type" | "role" | "user" | "materialized"),
+        ) => Err(Error::unsupported(format!("DROP {} is not supported", word.to_uppercase())).at(at)),
+        _ => reader.expected("SCHEMA, TABLE or VIEW"),
+    }
+}
+
+fn if_not_exists(reader: &mut Reader<'_>) -> bool {
+    reader.parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS])
+}
+
+fn if_exists(reader: &mut Reader<'_>) -> bool {
+    reader.parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS])
+}
+
+/// A schema's name, which may begin with the catalog.
+fn schema(reader: &mut Reader<'_>) -> Result<String> {
+    let at = reader.here();
+    let name = reader.name()?;
+    match name.schema.as_deref() {
+        None => Ok(name.name),
+        Some(catalog) if catalog == names::CATALOG => Ok(name.name),
+        Some(_) => Err(Error::invalid(format!("'{name}' is not the name of a schema")).at(at)),
+    }
+}
+
+fn table(reader: &mut Reader<'_>, or_replace: bool) -> Result<Statement> {
+    let if_not_exists = exclusive(reader, or_replace)?;
+    let name = reader.name()?;
+    let columns = columns(reader)?;
+    let mut comment = None;
+    loop {
+        let at = reader.here();
+        match reader.peek_word().as_deref() {
+            Some("comment") => {
+                reader.parser.next_token();
+                comment = Some(reader.string("the comment in single quotes")?);
+            }
+            Some("partitioned" | "partition" | "clustered" | "cluster" | "sorted") => {
+                return Err(Error::unsupported("partitioned and clustered tables are not supported by this version")
+                    .at(at)
+                    .hint("leave the clause out: scans skip files by their statistics; ORDER BY in INSERT ... SELECT makes that sharper"));
+            }
+            Some("stored" | "location" | "row") => {
+                return Err(Error::invalid("STORED AS and LOCATION belong to external tables")
+                    .at(at)
+                    .hint("write CREATE EXTERNAL TABLE, or leave the clause out"));
+            }
+            _ => break,
+        }
+    }
+    let at = reader.here();
+    if reader.parser.parse_keyword(Keyword::AS) {
+        let query = reader.query()?;
+        if let Some(column) = columns.iter().find(|c| c.default.is_some()) {
+            return Err(Error::unsupported(format!(
+                "column '{}' of CREATE TABLE ... AS has a default",
+                column.name
+            ))
+            .at(column.at.unwrap_or(at))
+            .hint("CREATE TABLE with defaults first, then INSERT INTO ... SELECT"));
+        }
+        return Ok(Statement::CreateTableAs(CreateTableAs {
+            name,
+            if_not_exists,
+            or_replace,
+            columns,
+            comment,
+            query,
+        }));
+    }
+    if columns.is_empty() {
+        return reader.expected("columns in parentheses, or AS and a query");
+    }
+    require_types(&columns)?;
+    Ok(Statement::CreateTable(CreateTable { name, if_not_exists, or_replace, columns, comment }))
+}
+
+/// `IF NOT EXISTS`, which says the opposite of `OR REPLACE`.
+fn exclusive(reader: &mut Reader<'_>, or_replace: bool) -> Result<bool> {
+    let at = reader.here();
+    let found = if_not_exists(reader);
+    if found && or_replace {
+        return Err(Error::invalid("OR REPLACE and IF NOT EXISTS exclude each other").at(at));
+    }
+    Ok(found)
+}
+
+fn require_types(columns: &[ColumnSpec]) -> Result<()> {
+    match columns.iter().find(|column| column.ty == DataType::Unspecified) {
+        None => Ok(()),
+        Some(column) => {
+            let error =
+                Error::invalid(format!("column '{}' has no type", column.name)).hint("as in: name VARCHAR");
+            Err(column.at.map_or(error.clone(), |at| error.at(at)))
+        }
+    }
+}
+
+/// `(name type NOT NULL DEFAULT x, ...)`, or nothing. Types may be left out.
+fn columns(reader: &mut Reader<'_>) -> Result<Vec<ColumnSpec>> {
+    if !reader.parser.consume_token(&Token::LParen) {
+        return Ok(Vec::new());
+    }
+    let mut columns: Vec<ColumnSpec> = Vec::new();
+    loop {
+        let at = reader.here();
+        if let Some(word @ ("primary" | "foreign" | "unique" | "check" | "constraint")) =
+            reader.peek_word().as_deref()
+            && !matches!(reader.parser.peek_nth_token_ref(1).token, Token::Comma | Token::RParen)
+        {
+            let key = if matches!(word, "primary" | "foreign") { " KEY" } else { "" };
+            return Err(constraint(&format!("{}{key}", word.to_uppercase())).at(at));
+        }
+        let column = column(reader)?;
+        if columns.iter().any(|other| other.name == column.name) {
+            return Err(Error::invalid(format!("column '{}' is named twice", column.name)).at(at));
+        }
+        columns.push(column);
+        if reader.parser.consume_token(&Token::RParen) {
+            return Ok(columns);
+        }
+        if !reader.parser.consume_token(&Token::Comma) {
+            return reader.expected("',' or ')' after the column");
+        }
+    }
+}
+
+fn column(reader: &mut Reader<'_>) -> Result<ColumnSpec> {
+    let at = Some(reader.here());
+    let bare = matches!(reader.parser.peek_nth_token_ref(1).token, Token::Comma | Token::RParen);
+    if bare {
+        let result = reader.parser.parse_identifier();
+        let name = names::normalise(&reader.ok(result)?);
+        return Ok(ColumnSpec { name, ty: DataType::Unspecified, nullable: true, default: None, at });
+    }
+    let result = reader.parser.parse_column_def();
+    let definition = reader.ok(result)?;
+    let mut column = ColumnSpec {
+        name: names::normalise(&definition.name),
+        ty: definition.data_type,
+        nullable: true,
+        default: None,
+        at,
+    };
+    for option in definition.options {
+        let refused = match option.option {
+            ColumnOption::Null => continue,
+            ColumnOption::NotNull => {
+                column.nullable = false;
+                continue;
+            }
+            ColumnOption::Default(expr) => {
+                column.default = Some(expr);
+                continue;
+            }
+            ColumnOption::PrimaryKey(_) => constraint("PRIMARY KEY"),
+            ColumnOption::Unique(_) => constraint("UNIQUE"),
+            ColumnOption::ForeignKey(_) => constraint("REFERENCES"),
+            ColumnOption::Check(_) => constraint("CHECK"),
+            other => Error::unsupported(format!("'{other}' of column '{}' is not supported", column.name))
+                .hint("columns take a type, NOT NULL and DEFAULT"),
+        };
+        return Err(at.map_or(refused.clone(), |at| refused.at(at)));
+    }
+    Ok(column)
+}
+
+fn constraint(name: &str) -> Error {
+    Error::unsupported(format!("{name} constraints are not supported"))
+        .hint("leave it out; NOT NULL is the constraint that is enforced")
+}
+
+fn external(reader: &mut Reader<'_>, or_replace: bool) -> Result<Statement> {
+    let if_not_exists = exclusive(reader, or_replace)?;
+    let name = reader.name()?;
+    let columns = columns(reader)?;
+    require_types(&columns)?;
+    let mut table = CreateExternal {
+        name,
+        if_not_exists,
+        or_replace,
+        columns,
+        format: None,
+        location: String::new(),
+        partitions: Vec::new(),
+        options: Options::default(),
+        comment: None,
+    };
+    let mut located = false;
+    loop {
+        match reader.peek_word().as_deref() {
+            Some("stored") => {
+                reader.parser.next_token();
+                let result = reader.parser.expect_keyword_is(Keyword::AS);
+                reader.ok(result)?;
+                let result = reader.parser.parse_identifier();
+                table.format = Some(reader.ok(result)?.value.to_ascii_lowercase());
+            }
+            Some("partitioned") => {
+                reader.parser.next_token();
+                let result = reader.parser.expect_keyword_is(Keyword::BY);
+                reader.ok(result)?;
+                if reader.parser.peek_token_ref().token != Token::LParen {
+                    return reader.expected("partition columns in parentheses");
+                }
+                table.partitions = self::columns(reader)?;
+            }
+            Some("location") => {
+                reader.parser.next_token();
+                table.location = reader.string("a folder or pattern in single quotes")?;
+                located = true;
+            }
+            Some("options" | "with") => {
+                reader.parser.next_token();
+                table.options = copy::options(reader)?;
+            }
+            Some("comment") => {
+                reader.parser.next_token();
+                table.comment = Some(reader.string("the comment in single quotes")?);
+            }
+            _ if located => break,
+            _ => return reader.expected("LOCATION '...'"),
+        }
+    }
+    Ok(Statement::CreateExternal(table))
+}
+
+fn view(reader: &mut Reader<'_>, or_replace: bool) -> Result<Statement> {
+    let if_not_exists = exclusive(reader, or_replace)?;
+    let name: Name = reader.name()?;
+    let mut columns = Vec::new();
+    if reader.parser.consume_token(&Token::LParen) {
+        let result = reader.parser.parse_comma_separated(Parser::parse_identifier);
+        columns = reader.ok(result)?.iter().map(names::normalise).collect();
+        reader.expect(&Token::RParen)?;
+    }
+    let comment =
+        if reader.take_word("comment") { Some(reader.string("the comment in single quotes")?) } else { None };
+    let result = reader.parser.expect_keyword_is(Keyword::AS);
+    reader.ok(result)?;
+    let query: Box<ast::Query> = reader.query()?;
+    Ok(Statement::CreateView(CreateView { name, if_not_exists, or_replace, columns, query, comment }))
+}

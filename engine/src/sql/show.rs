@@ -1,0 +1,121 @@
+//! SHOW, SET, RESET and USE.
+
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::Token;
+use skep_common::Result;
+
+use super::read::Reader;
+use super::statement::Statement;
+
+/// After `SHOW`.
+pub(super) fn show(reader: &mut Reader<'_>) -> Result<Statement> {
+    match reader.peek_word().as_deref() {
+        Some("schemas" | "databases") => {
+            reader.parser.next_token();
+            Ok(Statement::ShowSchemas { like: like(reader)? })
+        }
+        Some("tables") => {
+            reader.parser.next_token();
+            let schema = if from(reader) { Some(reader.name()?.name) } else { None };
+            Ok(Statement::ShowTables { schema, like: like(reader)? })
+        }
+        Some("columns") => {
+            reader.parser.next_token();
+            if !from(reader) {
+                return reader.expected("FROM and a table");
+            }
+            let table = reader.name()?;
+            Ok(Statement::ShowColumns { table, like: like(reader)? })
+        }
+        Some("create") => {
+            reader.parser.next_token();
+            if !(reader.parser.parse_keyword(Keyword::TABLE) || reader.parser.parse_keyword(Keyword::VIEW)) {
+                return reader.expected("TABLE or VIEW");
+            }
+            Ok(Statement::ShowCreate { name: reader.name()? })
+        }
+        Some("snapshots") => {
+            reader.parser.next_token();
+            Ok(Statement::ShowSnapshots)
+        }
+        Some("settings" | "all") => {
+            reader.parser.next_token();
+            Ok(Statement::ShowSettings { name: None })
+        }
+        Some("time") => Ok(Statement::ShowSettings { name: Some(setting(reader)?) }),
+        Some(_) => Ok(Statement::ShowSettings { name: Some(setting(reader)?) }),
+        None => reader
+            .expected("SCHEMAS, TABLES, COLUMNS, CREATE TABLE, SNAPSHOTS, SETTINGS or the name of a setting"),
+    }
+}
+
+/// After `SET`.
+pub(super) fn set(reader: &mut Reader<'_>) -> Result<Statement> {
+    let _ = reader.parser.parse_keyword(Keyword::SESSION);
+    let name = setting(reader)?;
+    let zone = name == "timezone";
+    let assigned = reader.parser.consume_token(&Token::Eq) || reader.parser.parse_keyword(Keyword::TO);
+    if !assigned && !zone {
+        return reader.expected("'=' and a value");
+    }
+    let tokens = reader.rest();
+    let value = match tokens.as_slice() {
+        [] => return reader.expected("a value"),
+        [only] => match &only.token {
+            Token::SingleQuotedString(text) => text.clone(),
+            Token::Word(word) => word.value.clone(),
+            _ => reader.text(only, only).to_owned(),
+        },
+        [first, .., last] => reader.text(first, last).to_owned(),
+    };
+    let value = if value.eq_ignore_ascii_case("default") { None } else { Some(value) };
+    Ok(Statement::Set { name, value })
+}
+
+/// After `RESET`.
+pub(super) fn reset(reader: &mut Reader<'_>) -> Result<Statement> {
+    Ok(Statement::Set { name: setting(reader)?, value: None })
+}
+
+/// After `USE`.
+pub(super) fn use_schema(reader: &mut Reader<'_>) -> Result<Statement> {
+    let _ = reader.parser.parse_keyword(Keyword::SCHEMA) || reader.parser.parse_keyword(Keyword::DATABASE);
+    let name = reader.name()?;
+    Ok(Statement::Set { name: "schema".to_owned(), value: Some(name.name) })
+}
+
+fn from(reader: &mut Reader<'_>) -> bool {
+    reader.parser.parse_keyword(Keyword::FROM) || reader.parser.parse_keyword(Keyword::IN)
+}
+
+/// `LIKE 'pattern'`, or the pattern alone as Hive has it.
+fn like(reader: &mut Reader<'_>) -> Result<Option<String>> {
+    if reader.parser.parse_keyword(Keyword::LIKE) {
+        return reader.string("a pattern in single quotes").map(Some);
+    }
+    match reader.parser.peek_token_ref().token {
+        Token::SingleQuotedString(_) => reader.string("a pattern in single quotes").map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// A dotted name in lower case; `TIME ZONE` is `timezone`.
+fn setting(reader: &mut Reader<'_>) -> Result<String> {
+    let mut name = String::new();
+    loop {
+        match reader.parser.next_token().token {
+            Token::Word(word) => name.push_str(&word.value.to_ascii_lowercase()),
+            _ => {
+                reader.parser.prev_token();
+                return reader.expected("the name of a setting");
+            }
+        }
+        if name == "time" && reader.take_word("zone") {
+            return Ok("timezone".to_owned());
+        }
+        if !reader.parser.consume_token(&Token::Period) {
+            return Ok(name);
+        }
+        name.push('.');
+    }
+}

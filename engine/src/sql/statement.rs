@@ -1,0 +1,351 @@
+//! What a statement can be, after parsing and before anything is looked up.
+
+use std::fmt;
+
+use datafusion::sql::sqlparser::ast;
+use skep_common::{Error, Position, Result};
+
+use crate::names;
+
+/// One statement of a script, with where it stood.
+#[derive(Debug, Clone)]
+pub struct Parsed {
+    /// What it asks for.
+    pub statement: Statement,
+    /// Its text, without the `;`.
+    pub text: String,
+    /// Where its first word stands in the script. Positions inside [`Statement`] count from the script's start.
+    pub at: Position,
+}
+
+/// The name of a table or view as written: identifiers not in quotes are lower-cased.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// The schema, if it was written.
+    pub schema: Option<String>,
+    /// The name inside the schema.
+    pub name: String,
+    /// Where it stands.
+    pub at: Option<Position>,
+}
+
+impl Name {
+    /// The schema, or `default` where none was written.
+    pub fn schema_or<'a>(&'a self, default: &'a str) -> &'a str {
+        self.schema.as_deref().unwrap_or(default)
+    }
+
+    /// From the parser's name, which may begin with the catalog.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for more than three parts or another catalog.
+    pub fn from_ast(name: &ast::ObjectName) -> Result<Self> {
+        let at = names::position(name);
+        let wrong = |text: String| match at {
+            Some(at) => Error::invalid(text).at(at),
+            None => Error::invalid(text),
+        };
+        let parts: Option<Vec<String>> =
+            name.0.iter().map(|part| part.as_ident().map(names::normalise)).collect();
+        let parts = parts.ok_or_else(|| wrong(format!("'{name}' is not a name")))?;
+        match parts.as_slice() {
+            [table] => Ok(Self { schema: None, name: table.clone(), at }),
+            [schema, table] => Ok(Self { schema: Some(schema.clone()), name: table.clone(), at }),
+            [catalog, schema, table] if catalog == names::CATALOG => {
+                Ok(Self { schema: Some(schema.clone()), name: table.clone(), at })
+            }
+            [catalog, _, _] => Err(wrong(format!("catalog '{catalog}' does not exist"))
+                .hint(format!("the catalog is named '{}'", names::CATALOG))),
+            _ => Err(wrong(format!("'{name}' has too many parts")).hint("write schema.table")),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.schema {
+            Some(schema) => write!(f, "{}.{}", names::quote(schema), names::quote(&self.name)),
+            None => f.write_str(&names::quote(&self.name)),
+        }
+    }
+}
+
+/// A column as CREATE TABLE writes it.
+#[derive(Debug, Clone)]
+pub struct ColumnSpec {
+    /// Its name, normalised.
+    pub name: String,
+    /// Its type; [`ast::DataType::Unspecified`] where the statement lets another decide it.
+    pub ty: ast::DataType,
+    /// Whether NULL is allowed.
+    pub nullable: bool,
+    /// The expression for rows that do not give a value.
+    pub default: Option<ast::Expr>,
+    /// Where it stands.
+    pub at: Option<Position>,
+}
+
+/// `NAME value` pairs in parentheses. Names are lower-case; a name without a value has `true`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options(pub Vec<(String, String)>);
+
+impl Options {
+    /// The value of `name`.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Where COPY takes rows from.
+#[derive(Debug, Clone)]
+pub enum CopySource {
+    /// `COPY (query) TO`
+    Query(Box<ast::Query>),
+    /// `COPY table TO`
+    Table(Name),
+}
+
+/// What to describe.
+#[derive(Debug, Clone)]
+pub enum Described {
+    /// A table or view.
+    Table(Name),
+    /// The rows of a query, file or table function.
+    Query(Box<ast::Query>),
+}
+
+/// `CREATE TABLE name (columns)`
+#[derive(Debug, Clone)]
+pub struct CreateTable {
+    /// Its name.
+    pub name: Name,
+    /// Do nothing if it exists.
+    pub if_not_exists: bool,
+    /// Replace it if it exists.
+    pub or_replace: bool,
+    /// Its columns.
+    pub columns: Vec<ColumnSpec>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// `CREATE TABLE name AS query`
+#[derive(Debug, Clone)]
+pub struct CreateTableAs {
+    /// Its name.
+    pub name: Name,
+    /// Do nothing if it exists.
+    pub if_not_exists: bool,
+    /// Replace it if it exists.
+    pub or_replace: bool,
+    /// Names, and types where given, of its columns; empty: those of the query.
+    pub columns: Vec<ColumnSpec>,
+    /// Its comment.
+    pub comment: Option<String>,
+    /// Its rows.
+    pub query: Box<ast::Query>,
+}
+
+/// `CREATE EXTERNAL TABLE name (columns) STORED AS format LOCATION '...'`
+#[derive(Debug, Clone)]
+pub struct CreateExternal {
+    /// Its name.
+    pub name: Name,
+    /// Do nothing if it exists.
+    pub if_not_exists: bool,
+    /// Replace it if it exists.
+    pub or_replace: bool,
+    /// Its columns; empty: read from the files.
+    pub columns: Vec<ColumnSpec>,
+    /// `csv`, `json` or `parquet`; absent: by the file names.
+    pub format: Option<String>,
+    /// The folder or pattern.
+    pub location: String,
+    /// The `name=value` folders, outermost first. A type is optional.
+    pub partitions: Vec<ColumnSpec>,
+    /// How to read the files.
+    pub options: Options,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// `CREATE VIEW name AS query`
+#[derive(Debug, Clone)]
+pub struct CreateView {
+    /// Its name.
+    pub name: Name,
+    /// Do nothing if it exists.
+    pub if_not_exists: bool,
+    /// Replace it if it exists.
+    pub or_replace: bool,
+    /// New names of its columns, all of them or none.
+    pub columns: Vec<String>,
+    /// Its rows.
+    pub query: Box<ast::Query>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// `INSERT INTO table (columns) query`
+#[derive(Debug, Clone)]
+pub struct Insert {
+    /// The table.
+    pub table: Name,
+    /// The columns that the source gives, in its order; absent: all of the table.
+    pub columns: Option<Vec<ast::Ident>>,
+    /// The rows; absent: `DEFAULT VALUES`.
+    pub source: Option<Box<ast::Query>>,
+}
+
+/// `COPY INTO table (columns) FROM 'pattern' (options)`
+#[derive(Debug, Clone)]
+pub struct CopyInto {
+    /// The table.
+    pub table: Name,
+    /// The columns that the files give, in their order; absent: by name or position.
+    pub columns: Option<Vec<ast::Ident>>,
+    /// The file, folder or pattern.
+    pub pattern: String,
+    /// How to read the files.
+    pub options: Options,
+    /// Where the pattern stands.
+    pub at: Option<Position>,
+}
+
+/// `COPY source TO 'path' (options)`
+#[derive(Debug, Clone)]
+pub struct CopyTo {
+    /// The rows.
+    pub source: CopySource,
+    /// The file.
+    pub path: String,
+    /// How to write it.
+    pub options: Options,
+}
+
+/// One statement.
+#[derive(Debug, Clone)]
+pub enum Statement {
+    /// Returns the rows of a query.
+    Query(Box<ast::Query>),
+    /// Shows how a statement would run, or ran.
+    Explain {
+        /// Runs it and shows what happened.
+        analyze: bool,
+        /// Shows every step.
+        verbose: bool,
+        /// The statement.
+        inner: Box<Statement>,
+    },
+    /// `CREATE SCHEMA`
+    CreateSchema {
+        /// Its name.
+        name: String,
+        /// Do nothing if it exists.
+        if_not_exists: bool,
+    },
+    /// `DROP SCHEMA`
+    DropSchema {
+        /// Its name.
+        name: String,
+        /// Do nothing if it does not exist.
+        if_exists: bool,
+        /// Also drop what is in it.
+        cascade: bool,
+    },
+    /// `CREATE TABLE name (columns)`
+    CreateTable(CreateTable),
+    /// `CREATE TABLE name AS query`
+    CreateTableAs(CreateTableAs),
+    /// `CREATE EXTERNAL TABLE`
+    CreateExternal(CreateExternal),
+    /// `CREATE VIEW`
+    CreateView(CreateView),
+    /// `DROP TABLE`
+    DropTable {
+        /// Their names.
+        names: Vec<Name>,
+        /// Skip what does not exist.
+        if_exists: bool,
+    },
+    /// `DROP VIEW`
+    DropView {
+        /// Their names.
+        names: Vec<Name>,
+        /// Skip what does not exist.
+        if_exists: bool,
+    },
+    /// `INSERT INTO`
+    Insert(Insert),
+    /// `COPY INTO table FROM`
+    CopyInto(CopyInto),
+    /// `COPY ... TO`
+    CopyTo(CopyTo),
+    /// `SHOW SCHEMAS`
+    ShowSchemas {
+        /// A LIKE pattern.
+        like: Option<String>,
+    },
+    /// `SHOW TABLES`
+    ShowTables {
+        /// Only this schema; absent: the session's.
+        schema: Option<String>,
+        /// A LIKE pattern.
+        like: Option<String>,
+    },
+    /// `SHOW COLUMNS FROM table`
+    ShowColumns {
+        /// The table.
+        table: Name,
+        /// A LIKE pattern.
+        like: Option<String>,
+    },
+    /// `SHOW CREATE TABLE` or `VIEW`
+    ShowCreate {
+        /// The table or view.
+        name: Name,
+    },
+    /// `SHOW SNAPSHOTS`
+    ShowSnapshots,
+    /// `SHOW name`, `SHOW SETTINGS`
+    ShowSettings {
+        /// One of them; absent: all.
+        name: Option<String>,
+    },
+    /// `DESCRIBE`
+    Describe(Described),
+    /// `SET name = value`, `USE schema`
+    Set {
+        /// The setting.
+        name: String,
+        /// Its value as text; absent: the default again (`RESET`).
+        value: Option<String>,
+    },
+}
+
+impl Statement {
+    /// What its outcome is called, as in `INSERT 2`; `None` for statements that return rows.
+    pub fn tag(&self) -> Option<&'static str> {
+        match self {
+            Self::Query(_)
+            | Self::Explain { .. }
+            | Self::ShowSchemas { .. }
+            | Self::ShowTables { .. }
+            | Self::ShowColumns { .. }
+            | Self::ShowCreate { .. }
+            | Self::ShowSnapshots
+            | Self::ShowSettings { .. }
+            | Self::Describe(_) => None,
+            Self::CreateSchema { .. } => Some("CREATE SCHEMA"),
+            Self::DropSchema { .. } => Some("DROP SCHEMA"),
+            Self::CreateTable(_) | Self::CreateTableAs(_) => Some("CREATE TABLE"),
+            Self::CreateExternal(_) => Some("CREATE EXTERNAL TABLE"),
+            Self::CreateView(_) => Some("CREATE VIEW"),
+            Self::DropTable { .. } => Some("DROP TABLE"),
+            Self::DropView { .. } => Some("DROP VIEW"),
+            Self::Insert(_) => Some("INSERT"),
+            Self::CopyInto(_) | Self::CopyTo(_) => Some("COPY"),
+            Self::Set { .. } => Some("SET"),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Statements that people know from elsewhere, and what to do instead.
+
+use skep_common::Error;
+
+/// The refusal of a statement that begins with `word`, if it is one that we know and do not have.
+pub(super) fn statement(word: &str) -> Option<Error> {
+    let word = word.to_ascii_uppercase();
+    let hint = match word.as_str() {
+        "BEGIN" | "START" | "COMMIT" | "ROLLBACK" | "SAVEPOINT" | "RELEASE" | "END" => {
+            return Some(
+                Error::unsupported(format!(
+                    "{word}: transactions of several statements are not supported by this version"
+                ))
+                .hint("every statement commits by itself, completely or not at all"),
+            );
+        }
+        "UPDATE" | "DELETE" | "MERGE" | "TRUNCATE" => {
+            "CREATE OR REPLACE TABLE t AS SELECT ... FROM t replaces the rows of a table in one commit"
+        }
+        "ALTER" | "RENAME" => "CREATE TABLE ... AS SELECT makes a table of the shape you want",
+        "GRANT" | "REVOKE" | "DENY" => "whoever can connect may read and write every table",
+        "COMMENT" => "CREATE TABLE ... COMMENT 'text' sets the comment of a table",
+        "PREPARE" | "EXECUTE" | "DEALLOCATE" => "clients prepare statements through Flight SQL",
+        "CALL" | "DECLARE" | "FETCH" | "OPEN" | "CLOSE" => "there are no procedures and no cursors",
+        "ANALYZE" | "VACUUM" | "OPTIMIZE" | "MSCK" => {
+            "statistics are kept with every write; there is nothing to do"
+        }
+        "ATTACH" | "DETACH" => "one catalog is open at a time; choose it with --data or --url",
+        "LOAD" | "INSTALL" | "EXPORT" | "UNLOAD" | "REPLACE" => {
+            "COPY INTO reads files, COPY ... TO writes them"
+        }
+        "KILL" => "cancel a query from the client that runs it",
+        "LOCK" | "UNLOCK" | "CACHE" | "UNCACHE" | "FLUSH" | "DISCARD" | "PRAGMA" | "LISTEN" | "NOTIFY" => {
+            "leave it out"
+        }
+        _ => return None,
+    };
+    Some(Error::unsupported(format!("{word} is not supported by this version")).hint(hint))
+}
