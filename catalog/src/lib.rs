@@ -1,1 +1,58 @@
-//! DuckLake 1.0 in a SQL database: names, schemas, snapshots, files, statistics, transactions
+//! DuckLake 1.0 in a SQL database: names, columns, snapshots, files, statistics, transactions.
+//!
+//! ```text
+//!               Catalog::open
+//!                    |
+//!   snapshot() --> Snapshot --files()--> [DataFile]        read: pinned, cached, shared
+//!                    |
+//!                begin(base) --push(Change)--> Transaction --commit--> next Snapshot
+//!                                              (one database transaction, or nothing)
+//! ```
+//!
+//! The tables are those of the DuckLake specification, so that DuckDB can attach the same database; rows of our own are
+//! in `skep_*` tables beside them and change in the same transaction.
+//!
+//! # Invariants
+//! - A snapshot never changes. Every commit makes exactly one more, over any number of tables.
+//! - A commit lands whole or not at all, and once for its key however often it is retried.
+//! - Every leaf column of every file has a row of statistics, and the bounds of a table cover those of its files: other
+//!   engines skip files and choose types by them.
+//! - Conflicts are decided by the changes that other commits made since the base, see [`conflict`].
+//!
+//! # Never here
+//! Delete files and inlined data are not written, and tables that have them are refused; files are not opened; nothing
+//! is planned or executed.
+//!
+//! # Source
+//! The DuckLake specification, version 1.0, <https://ducklake.select/docs/stable/specification/introduction>.
+
+mod append;
+mod calendar;
+mod catalog;
+pub mod changes;
+mod column;
+mod commit;
+pub mod conflict;
+mod ddl;
+mod files;
+mod footer;
+mod load;
+mod model;
+mod plan;
+pub mod text;
+mod transaction;
+mod types;
+mod widen;
+mod write;
+
+pub use catalog::{Catalog, OpenOptions};
+pub use column::{
+    Column, ELEMENT, KEY, VALUE, columns_from_arrow, leaves, logical_schema, next_column_id, physical_schema,
+    read_schema,
+};
+pub use footer::{Nans, footer_size, stats_from_parquet};
+pub use model::{
+    ColumnStats, DIALECT, DataFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot, TableDef, ViewDef,
+};
+pub use transaction::{Change, CommitInfo, Committed, SideEffect, TableRef, Transaction};
+pub use types::{LakeType, UTC};

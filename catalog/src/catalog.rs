@@ -1,0 +1,324 @@
+//! Opens a catalog, and hands out its snapshots.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use skep_common::clock::{self, Clock};
+use skep_common::task::Task;
+use skep_common::{Error, Result};
+use skep_metadb::{MetaDb, WriteTx, database_error};
+use uuid::Uuid;
+
+use crate::ddl;
+use crate::files::{self, FileCache};
+use crate::load;
+use crate::model::{DataFile, Snapshot};
+use crate::transaction::{CommitInfo, Transaction};
+
+/// How a catalog is opened.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// Where the files of a catalog that does not exist yet will lie: a URL or an absolute folder, ending in `/`.
+    /// An existing catalog keeps its own, see [`Catalog::data_path`].
+    pub data_path: String,
+    /// Tells the time of snapshots.
+    pub clock: Arc<dyn Clock>,
+    /// How the database is opened.
+    pub database: skep_metadb::Options,
+}
+
+impl OpenOptions {
+    /// The usual options, with the clock of the machine.
+    pub fn new(data_path: impl Into<String>) -> Self {
+        Self {
+            data_path: data_path.into(),
+            clock: clock::system(),
+            database: skep_metadb::Options::default(),
+        }
+    }
+}
+
+/// An open catalog. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Catalog(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    db: MetaDb,
+    data_path: String,
+    clock: Arc<dyn Clock>,
+    /// The latest loaded last.
+    snapshots: Mutex<VecDeque<Arc<Snapshot>>>,
+    files: FileCache,
+    /// Commits under way. They outlive the callers that started them.
+    commits: Mutex<Vec<Task<()>>>,
+}
+
+/// Snapshots kept in memory. They share the tables that did not change between them.
+const SNAPSHOTS_MAX: usize = 32;
+
+/// Schemas of a new catalog. The first is the one the specification requires.
+const SCHEMAS: [&str; 4] = ["main", "lake", "warehouse", "mart"];
+
+impl Catalog {
+    /// Opens the catalog in the SQLite file at `path`, creating it when the file is absent or empty.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`](skep_common::Kind::Corrupt) if the file is damaged,
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) if it holds something else, or was written by a newer program,
+    /// [`Kind::Unsupported`](skep_common::Kind::Unsupported) if its files are encrypted.
+    pub async fn open(path: &Path, options: OpenOptions) -> Result<Catalog> {
+        let db = MetaDb::open(path, options.database).await?;
+        let created = create_if_empty(&db, &options.data_path, options.clock.as_ref()).await?;
+        if !created {
+            verify(&db).await?;
+        }
+        db.migrate("catalog", &ddl::MIGRATIONS).await?;
+        let stored = metadata(&db, "data_path").await?.ok_or_else(|| not_a_catalog(&db))?;
+        let data_path = resolve_data_path(&stored, path)?;
+        Ok(Catalog(Arc::new(Inner {
+            db,
+            data_path,
+            clock: options.clock,
+            snapshots: Mutex::default(),
+            files: FileCache::default(),
+            commits: Mutex::default(),
+        })))
+    }
+
+    /// What all relative paths start from: a URL or an absolute folder, ending in `/`.
+    pub fn data_path(&self) -> &str {
+        &self.0.data_path
+    }
+
+    /// The database, for tables of our own that other components keep in it.
+    pub fn db(&self) -> &MetaDb {
+        &self.0.db
+    }
+
+    /// The latest snapshot.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        let row: (Option<i64>,) = sqlx::query_as("SELECT max(snapshot_id) FROM ducklake_snapshot")
+            .fetch_one(self.db().reader())
+            .await
+            .map_err(|e| database_error("cannot read the latest snapshot", e))?;
+        let id = row.0.ok_or_else(|| {
+            Error::corrupt("the catalog has no snapshot").hint("restore the latest backup of the catalog")
+        })?;
+        self.snapshot_at(id).await
+    }
+
+    /// The snapshot of that id.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) if there is none, or it was expired.
+    pub async fn snapshot_at(&self, id: i64) -> Result<Arc<Snapshot>> {
+        let (cached, newest) = {
+            let cache = self.0.snapshots.lock();
+            (cache.iter().find(|s| s.id == id).cloned(), cache.back().cloned())
+        };
+        if let Some(snapshot) = cached {
+            return Ok(snapshot);
+        }
+        let snapshot = Arc::new(load::snapshot(self.db(), id, newest.as_deref()).await?);
+        let mut cache = self.0.snapshots.lock();
+        if let Some(other) = cache.iter().find(|s| s.id == id) {
+            return Ok(Arc::clone(other));
+        }
+        if cache.len() == SNAPSHOTS_MAX {
+            cache.pop_front();
+        }
+        cache.push_back(Arc::clone(&snapshot));
+        Ok(snapshot)
+    }
+
+    /// The snapshot that was the latest at `time`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) if the catalog is younger, or the snapshot was expired.
+    pub async fn snapshot_as_of(&self, time: DateTime<Utc>) -> Result<Arc<Snapshot>> {
+        // The text form sorts as the times do.
+        let row: (Option<i64>,) =
+            sqlx::query_as("SELECT max(snapshot_id) FROM ducklake_snapshot WHERE snapshot_time <= ?")
+                .bind(load::time_text(time))
+                .fetch_one(self.db().reader())
+                .await
+                .map_err(|e| database_error("cannot look for a snapshot", e))?;
+        match row.0 {
+            Some(id) => self.snapshot_at(id).await,
+            None => Err(Error::not_found(format!("there is no snapshot as old as {time}"))),
+        }
+    }
+
+    /// The files that hold the rows of a table in a snapshot, in the order they were added.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) if the snapshot has no such table.
+    /// [`Kind::Unsupported`](skep_common::Kind::Unsupported) if another engine left rows in it that files alone do
+    /// not tell: delete files, inlined rows, encrypted files.
+    pub async fn files(&self, snapshot: &Snapshot, table: i64) -> Result<Arc<Vec<Arc<DataFile>>>> {
+        files::list(self.db(), &self.0.files, snapshot, table).await
+    }
+
+    /// Starts collecting changes that were decided on `base`. Touches nothing before it is committed.
+    pub fn begin(&self, base: Arc<Snapshot>, info: CommitInfo) -> Transaction {
+        Transaction { catalog: self.clone(), base, info, changes: Vec::new(), side: Vec::new() }
+    }
+
+    /// The snapshot that the commit of `key` made, if there was one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn committed(&self, key: Uuid) -> Result<Option<i64>> {
+        let row: Option<(i64,)> = sqlx::query_as("SELECT snapshot_id FROM skep_commit WHERE key = ?")
+            .bind(key.to_string())
+            .fetch_optional(self.db().reader())
+            .await
+            .map_err(|e| database_error("cannot look for a commit", e))?;
+        Ok(row.map(|(id,)| id))
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.0.clock.as_ref()
+    }
+
+    /// Owns a commit until it is done.
+    pub(crate) fn keep(&self, commit: Task<()>) {
+        let mut commits = self.0.commits.lock();
+        commits.retain(|task| !task.is_finished());
+        commits.push(commit);
+    }
+}
+
+async fn create_if_empty(db: &MetaDb, data_path: &str, clock: &dyn Clock) -> Result<bool> {
+    let doing = "cannot create the catalog";
+    let mut tx = db.begin().await?;
+    let foreign: (i64,) = sqlx::query_as(
+        "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'skep\\_%' ESCAPE '\\' \
+         AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+    )
+    .fetch_one(tx.conn())
+    .await
+    .map_err(|e| database_error(doing, e))?;
+    if foreign.0 > 0 {
+        return Ok(false);
+    }
+    let absolute = data_path.starts_with('/') || data_path.contains("://");
+    if !absolute || !data_path.ends_with('/') {
+        return Err(Error::invalid(format!("the data path '{data_path}' cannot be used"))
+            .hint("give a URL or an absolute folder that ends in '/'"));
+    }
+    write_new(&mut tx, data_path, clock).await.map_err(|e| database_error(doing, e))?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+async fn write_new(tx: &mut WriteTx, data_path: &str, clock: &dyn Clock) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(ddl::TABLES).execute(tx.conn()).await?;
+    let created_by = concat!("Skep ", env!("CARGO_PKG_VERSION"));
+    for (key, value) in [
+        ("version", ddl::VERSION),
+        ("created_by", created_by),
+        ("data_path", data_path),
+        ("encrypted", "false"),
+        // Rows that DuckDB keeps in the catalog instead of in files would be hidden from us.
+        ("data_inlining_row_limit", "0"),
+    ] {
+        sqlx::query("INSERT INTO ducklake_metadata VALUES (?, ?, NULL, NULL)")
+            .bind(key)
+            .bind(value)
+            .execute(tx.conn())
+            .await?;
+    }
+    let next_id = i64::try_from(SCHEMAS.len()).unwrap_or(0);
+    sqlx::query("INSERT INTO ducklake_snapshot VALUES (0, ?, 0, ?, 0)")
+        .bind(load::time_text(clock.now()))
+        .bind(next_id)
+        .execute(tx.conn())
+        .await?;
+    let mut tokens = Vec::new();
+    for (id, name) in (0i64..).zip(SCHEMAS) {
+        sqlx::query("INSERT INTO ducklake_schema VALUES (?, ?, 0, NULL, ?, ?, 1)")
+            .bind(id)
+            .bind(Uuid::now_v7().to_string())
+            .bind(name)
+            .bind(crate::model::directory(name))
+            .execute(tx.conn())
+            .await?;
+        tokens.push(crate::changes::Token::CreatedSchema(name.to_owned()));
+    }
+    sqlx::query("INSERT INTO ducklake_snapshot_changes VALUES (0, ?, NULL, NULL, NULL)")
+        .bind(crate::changes::format(&tokens))
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+async fn verify(db: &MetaDb) -> Result<()> {
+    let table: Option<(i64,)> =
+        sqlx::query_as("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'ducklake_metadata'")
+            .fetch_optional(db.reader())
+            .await
+            .map_err(|e| database_error("cannot read the catalog", e))?;
+    if table.is_none() {
+        return Err(not_a_catalog(db));
+    }
+    let shown = db.path().display().to_string();
+    match metadata(db, "version").await? {
+        Some(version) if version == ddl::VERSION => {}
+        Some(version) => {
+            return Err(Error::invalid(format!(
+                "the catalog '{shown}' has DuckLake version '{version}', and this program reads version '{}'",
+                ddl::VERSION
+            ))
+            .hint(
+                "run a newer skep, or, for an older version, let DuckDB bring the catalog up to 1.0 by attaching it",
+            ));
+        }
+        None => return Err(not_a_catalog(db)),
+    }
+    if metadata(db, "encrypted").await?.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return Err(Error::unsupported(format!("the catalog '{shown}' encrypts its files"))
+            .hint("copy its tables to a catalog made without ENCRYPTED"));
+    }
+    Ok(())
+}
+
+fn not_a_catalog(db: &MetaDb) -> Error {
+    Error::invalid(format!("the database '{}' holds tables, but no DuckLake catalog", db.path().display()))
+        .hint("name another file: a new one is created where there is none")
+}
+
+/// A value of the whole catalog.
+async fn metadata(db: &MetaDb, key: &str) -> Result<Option<String>> {
+    let row: Option<(String,)> =
+        sqlx::query_as("SELECT value FROM ducklake_metadata WHERE key = ? AND scope IS NULL")
+            .bind(key)
+            .fetch_optional(db.reader())
+            .await
+            .map_err(|e| database_error("cannot read the catalog's options", e))?;
+    Ok(row.map(|(value,)| value))
+}
+
+/// A relative path, which only other engines write, starts from the folder of the catalog file.
+fn resolve_data_path(stored: &str, catalog: &Path) -> Result<String> {
+    let mut path = if stored.contains("://") || stored.starts_with('/') {
+        stored.to_owned()
+    } else {
+        let file = std::path::absolute(catalog).map_err(|e| {
+            Error::invalid(format!("the path '{}' is not usable", catalog.display())).source(e)
+        })?;
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        folder.join(stored).to_string_lossy().into_owned()
+    };
+    if !path.ends_with('/') {
+        path.push('/');
+    }
+    Ok(path)
+}

@@ -1,0 +1,341 @@
+//! Lists the files of a table, with their statistics, and remembers the list.
+//!
+//! The remembered list of a table is brought forward from one snapshot to a later one by reading only what changed:
+//! statistics are many rows, and a table that grows would read them all again after every commit.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use skep_common::{Error, Result};
+use skep_metadb::{MetaDb, database_error};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, FromRow, Row};
+
+use crate::model::{ColumnStats, DataFile, FILE_PREFIX, Snapshot, TableDef};
+
+/// Files over all remembered lists; a file with statistics of 20 columns takes about 4 KiB.
+const FILES_MAX: usize = 100_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct FileCache(Mutex<Lists>);
+
+#[derive(Debug, Default)]
+struct Lists {
+    tables: HashMap<i64, List>,
+    uses: u64,
+}
+
+#[derive(Debug, Clone)]
+struct List {
+    snapshot: i64,
+    files: Arc<Vec<Arc<DataFile>>>,
+    used: u64,
+}
+
+impl FileCache {
+    fn get(&self, table: i64) -> Option<List> {
+        let mut lists = self.0.lock();
+        lists.uses += 1;
+        let now = lists.uses;
+        let list = lists.tables.get_mut(&table)?;
+        list.used = now;
+        Some(list.clone())
+    }
+
+    /// Keeps the list unless a later one is there, and forgets those used least recently when there are too many.
+    fn put(&self, table: i64, snapshot: i64, files: Arc<Vec<Arc<DataFile>>>) {
+        let mut lists = self.0.lock();
+        if lists.tables.get(&table).is_some_and(|list| list.snapshot >= snapshot) {
+            return;
+        }
+        lists.uses += 1;
+        let used = lists.uses;
+        lists.tables.insert(table, List { snapshot, files, used });
+        while lists.tables.values().map(|list| list.files.len()).sum::<usize>() > FILES_MAX {
+            let oldest = lists.tables.iter().min_by_key(|(_, list)| list.used).map(|(id, _)| *id);
+            match oldest {
+                Some(id) if lists.tables.len() > 1 => lists.tables.remove(&id),
+                _ => return,
+            };
+        }
+    }
+}
+
+pub(crate) async fn list(
+    db: &MetaDb,
+    cache: &FileCache,
+    snapshot: &Snapshot,
+    id: i64,
+) -> Result<Arc<Vec<Arc<DataFile>>>> {
+    let table = snapshot
+        .table_by_id(id)
+        .ok_or_else(|| Error::not_found(format!("table {id} does not exist in snapshot {}", snapshot.id)))?;
+    if table.external.is_some() {
+        return Err(Error::internal(format!(
+            "external table '{}.{}' has no files in the catalog",
+            table.schema_name, table.name
+        )));
+    }
+    table.supported()?;
+    let known = cache.get(id);
+    if let Some(list) = known.as_ref().filter(|list| list.snapshot == snapshot.id) {
+        return Ok(Arc::clone(&list.files));
+    }
+    check_hidden_rows(db, snapshot.id, table).await?;
+    let brought = match known.filter(|list| list.snapshot < snapshot.id) {
+        Some(list) => bring_forward(db, snapshot.id, table, list).await?,
+        None => None,
+    };
+    let files = match brought {
+        Some(files) => files,
+        None => Arc::new(read_added(db, snapshot.id, table, -1).await?),
+    };
+    cache.put(id, snapshot.id, Arc::clone(&files));
+    Ok(files)
+}
+
+/// The list as of snapshot `id`. `None` if it does not add up to what the snapshot says: another engine's compaction
+/// replaces files without a trace in their spans.
+async fn bring_forward(
+    db: &MetaDb,
+    id: i64,
+    table: &TableDef,
+    list: List,
+) -> Result<Option<Arc<Vec<Arc<DataFile>>>>> {
+    let added = read_added(db, id, table, list.snapshot).await?;
+    let removed: Vec<(i64,)> = sqlx::query_as(
+        "SELECT data_file_id FROM ducklake_data_file WHERE table_id = ? AND end_snapshot > ? AND end_snapshot <= ?",
+    )
+    .bind(table.id)
+    .bind(list.snapshot)
+    .bind(id)
+    .fetch_all(db.reader())
+    .await
+    .map_err(|e| database_error(doing(table), e))?;
+    let files = if added.is_empty() && removed.is_empty() {
+        list.files
+    } else {
+        let removed: HashSet<i64> = removed.into_iter().map(|(id,)| id).collect();
+        let kept = list.files.iter().filter(|file| !removed.contains(&file.id)).cloned();
+        Arc::new(kept.chain(added).collect())
+    };
+    let rows: u64 = files.iter().map(|file| file.rows).sum();
+    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    Ok((rows == table.record_count && bytes == table.bytes).then_some(files))
+}
+
+fn doing(table: &TableDef) -> String {
+    format!("cannot list the files of table '{}.{}'", table.schema_name, table.name)
+}
+
+struct FileRow {
+    data_file_id: i64,
+    begin_snapshot: i64,
+    path: String,
+    path_is_relative: Option<i64>,
+    file_format: Option<String>,
+    record_count: i64,
+    file_size_bytes: i64,
+    footer_size: Option<i64>,
+    row_id_start: Option<i64>,
+    encryption_key: Option<String>,
+    mapping_id: Option<i64>,
+    partial_max: Option<i64>,
+}
+
+impl<'r> FromRow<'r, SqliteRow> for FileRow {
+    fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            data_file_id: row.try_get("data_file_id")?,
+            begin_snapshot: row.try_get("begin_snapshot")?,
+            path: row.try_get("path")?,
+            path_is_relative: row.try_get("path_is_relative")?,
+            file_format: row.try_get("file_format")?,
+            record_count: row.try_get("record_count")?,
+            file_size_bytes: row.try_get("file_size_bytes")?,
+            footer_size: row.try_get("footer_size")?,
+            row_id_start: row.try_get("row_id_start")?,
+            encryption_key: row.try_get("encryption_key")?,
+            mapping_id: row.try_get("mapping_id")?,
+            partial_max: row.try_get("partial_max")?,
+        })
+    }
+}
+
+async fn read_added(db: &MetaDb, id: i64, table: &TableDef, since: i64) -> Result<Vec<Arc<DataFile>>> {
+    let rows: Vec<FileRow> = sqlx::query_as(
+        "SELECT data_file_id, begin_snapshot, path, path_is_relative, file_format, record_count, file_size_bytes, \
+         footer_size, row_id_start, encryption_key, mapping_id, partial_max FROM ducklake_data_file \
+         WHERE table_id = ?1 AND begin_snapshot > ?2 AND begin_snapshot <= ?3 \
+         AND (end_snapshot IS NULL OR end_snapshot > ?3) ORDER BY data_file_id",
+    )
+    .bind(table.id)
+    .bind(since)
+    .bind(id)
+    .fetch_all(db.reader())
+    .await
+    .map_err(|e| database_error(doing(table), e))?;
+    let Some((first, last)) = rows.first().zip(rows.last()) else {
+        return Ok(Vec::new());
+    };
+    let between = (first.data_file_id, last.data_file_id);
+    let mut stats = read_stats(db, table.id, between).await.map_err(|e| database_error(doing(table), e))?;
+    let mut parts =
+        read_partitions(db, table.id, between).await.map_err(|e| database_error(doing(table), e))?;
+    let mut files = Vec::with_capacity(rows.len());
+    for row in rows {
+        check_file(table, &row, id)?;
+        let relative = row.path_is_relative != Some(0);
+        files.push(Arc::new(DataFile {
+            id: row.data_file_id,
+            path: if relative { format!("{}{}", table.path, row.path) } else { row.path },
+            absolute: !relative || table.absolute,
+            rows: unsigned(row.record_count),
+            bytes: unsigned(row.file_size_bytes),
+            footer: row.footer_size.map(unsigned),
+            row_id_start: row.row_id_start,
+            begin: row.begin_snapshot,
+            partition: parts.remove(&row.data_file_id).unwrap_or_default(),
+            stats: stats.remove(&row.data_file_id).unwrap_or_default(),
+        }));
+    }
+    Ok(files)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+type StatsRow =
+    (i64, i64, Option<i64>, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<i64>);
+
+async fn read_stats(
+    db: &MetaDb,
+    table: i64,
+    (first, last): (i64, i64),
+) -> Result<HashMap<i64, HashMap<i64, ColumnStats>>, sqlx::Error> {
+    let rows: Vec<StatsRow> = sqlx::query_as(
+        "SELECT data_file_id, column_id, column_size_bytes, value_count, null_count, min_value, max_value, contains_nan \
+         FROM ducklake_file_column_stats WHERE table_id = ? AND data_file_id BETWEEN ? AND ?",
+    )
+    .bind(table)
+    .bind(first)
+    .bind(last)
+    .fetch_all(db.reader())
+    .await?;
+    let mut files: HashMap<i64, HashMap<i64, ColumnStats>> = HashMap::new();
+    for (file, column, bytes, values, nulls, min, max, nan) in rows {
+        // Counts that are not known would be taken for zeros.
+        let (Some(values), Some(nulls)) = (values, nulls) else { continue };
+        let stats = ColumnStats {
+            column,
+            bytes: unsigned(bytes.unwrap_or(0)),
+            values: unsigned(values),
+            nulls: unsigned(nulls),
+            min,
+            max,
+            nan: nan.map(|nan| nan != 0),
+        };
+        files.entry(file).or_default().insert(column, stats);
+    }
+    Ok(files)
+}
+
+async fn read_partitions(
+    db: &MetaDb,
+    table: i64,
+    (first, last): (i64, i64),
+) -> Result<HashMap<i64, Vec<Option<String>>>, sqlx::Error> {
+    let rows: Vec<(i64, Option<String>)> = sqlx::query_as(
+        "SELECT data_file_id, partition_value FROM ducklake_file_partition_value \
+         WHERE table_id = ? AND data_file_id BETWEEN ? AND ? ORDER BY data_file_id, partition_key_index",
+    )
+    .bind(table)
+    .bind(first)
+    .bind(last)
+    .fetch_all(db.reader())
+    .await?;
+    let mut files: HashMap<i64, Vec<Option<String>>> = HashMap::new();
+    for (file, value) in rows {
+        files.entry(file).or_default().push(value);
+    }
+    Ok(files)
+}
+
+fn refuse(table: &TableDef, why: &str) -> Error {
+    Error::unsupported(format!("table '{}.{}' {why}", table.schema_name, table.name)).hint(
+        "another engine wrote that: have it rewrite the table, for example with CREATE OR REPLACE TABLE ... AS SELECT",
+    )
+}
+
+fn check_file(table: &TableDef, row: &FileRow, snapshot: i64) -> Result<()> {
+    if row.encryption_key.is_some() {
+        return Err(refuse(table, "has encrypted files, which skep does not read"));
+    }
+    if row.file_format.as_deref().is_some_and(|format| !format.eq_ignore_ascii_case("parquet")) {
+        return Err(refuse(table, "has files that are not Parquet"));
+    }
+    if row.mapping_id.is_some() {
+        return Err(refuse(table, "has files without field ids, which skep does not read"));
+    }
+    if row.partial_max.is_some_and(|max| max > snapshot) {
+        return Err(refuse(table, "has files whose rows belong to several snapshots, later ones among them"));
+    }
+    let name = row.path.rsplit('/').next().unwrap_or_default();
+    let misnamed = |(begin, end): &(i64, Option<i64>)| {
+        *begin <= row.begin_snapshot && end.is_none_or(|end| row.begin_snapshot < end)
+    };
+    if !name.starts_with(FILE_PREFIX) && table.misnamed.iter().any(misnamed) {
+        return Err(refuse(table, "has files written after a column was renamed"));
+    }
+    Ok(())
+}
+
+/// Refuses tables of which files alone do not tell the rows.
+async fn check_hidden_rows(db: &MetaDb, snapshot: i64, table: &TableDef) -> Result<()> {
+    let doing = || format!("cannot check table '{}.{}'", table.schema_name, table.name);
+    let deletes: Option<(i64,)> = sqlx::query_as(
+        "SELECT 1 FROM ducklake_delete_file WHERE table_id = ?1 AND begin_snapshot <= ?2 \
+         AND (end_snapshot IS NULL OR end_snapshot > ?2) LIMIT 1",
+    )
+    .bind(table.id)
+    .bind(snapshot)
+    .fetch_optional(db.reader())
+    .await
+    .map_err(|e| database_error(doing(), e))?;
+    if deletes.is_some() {
+        return Err(refuse(table, "has rows deleted by delete files, which skep does not read"));
+    }
+    let inlined: Vec<(String,)> = sqlx::query_as(
+        "SELECT i.table_name FROM ducklake_inlined_data_tables i JOIN sqlite_master m ON m.name = i.table_name \
+         WHERE i.table_id = ?",
+    )
+    .bind(table.id)
+    .fetch_all(db.reader())
+    .await
+    .map_err(|e| database_error(doing(), e))?;
+    for (name,) in inlined {
+        let query = format!(
+            "SELECT 1 FROM \"{}\" WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1) LIMIT 1",
+            name.replace('"', "\"\"")
+        );
+        let rows: Option<(i64,)> = sqlx::query_as(AssertSqlSafe(query))
+            .bind(snapshot)
+            .fetch_optional(db.reader())
+            .await
+            .map_err(|e| database_error(doing(), e))?;
+        if rows.is_some() {
+            return Err(refuse(table, "has rows inlined in the catalog, which skep does not read"));
+        }
+    }
+    let deletes: Option<(i64,)> = sqlx::query_as("SELECT 1 FROM sqlite_master WHERE name = ?")
+        .bind(format!("ducklake_inlined_delete_{}", table.id))
+        .fetch_optional(db.reader())
+        .await
+        .map_err(|e| database_error(doing(), e))?;
+    if deletes.is_some() {
+        return Err(refuse(table, "has deletions inlined in the catalog, which skep does not read"));
+    }
+    Ok(())
+}

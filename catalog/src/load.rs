@@ -1,0 +1,455 @@
+//! Reads a snapshot out of the database.
+//!
+//! Rows of a snapshot never change while it lives, so the queries need no transaction around them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use skep_common::{Error, Result};
+use skep_metadb::{MetaDb, database_error};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row};
+use uuid::Uuid;
+
+use crate::calendar;
+use crate::column::Column;
+use crate::model::{External, SchemaDef, Snapshot, TableDef, ViewDef};
+use crate::types::LakeType;
+
+/// Loads snapshot `id`. The definitions are shared with `near` if no definition changed between the two.
+pub(crate) async fn snapshot(db: &MetaDb, id: i64, near: Option<&Snapshot>) -> Result<Snapshot> {
+    let doing = || format!("cannot read snapshot {id}");
+    let head: Option<(String, i64)> =
+        sqlx::query_as("SELECT snapshot_time, schema_version FROM ducklake_snapshot WHERE snapshot_id = ?")
+            .bind(id)
+            .fetch_optional(db.reader())
+            .await
+            .map_err(|e| database_error(doing(), e))?;
+    let Some((time, schema_version)) = head else {
+        return Err(Error::not_found(format!("snapshot {id} does not exist"))
+            .hint("it was never made, or it was expired: list the snapshots that are left"));
+    };
+    let time = parse_time(&time).ok_or_else(|| {
+        Error::corrupt(format!("snapshot {id} has the time '{time}'"))
+            .hint("restore the latest backup of the catalog")
+    })?;
+    let sizes = sizes(db, id).await.map_err(|e| database_error(doing(), e))?;
+    let loaded = match near.filter(|near| near.schema_version == schema_version) {
+        Some(near) => Definitions {
+            schemas: near.schemas.clone(),
+            tables: near.tables.clone(),
+            views: near.views.clone(),
+        },
+        None => definitions(db, id).await?,
+    };
+    let mut tables = loaded.tables;
+    for table in tables.values_mut() {
+        let (rows, bytes) = sizes.get(&table.id).copied().unwrap_or_default();
+        if table.record_count != rows || table.bytes != bytes {
+            *table = Arc::new(TableDef { record_count: rows, bytes, ..TableDef::clone(table) });
+        }
+    }
+    let by_id = tables.values().map(|table| (table.id, Arc::clone(table))).collect();
+    Ok(Snapshot { id, schema_version, time, schemas: loaded.schemas, tables, views: loaded.views, by_id })
+}
+
+/// As DuckDB writes it. Later times have greater texts.
+pub(crate) fn time_text(time: DateTime<Utc>) -> String {
+    calendar::timestamp_text(time.timestamp_micros(), 6, true)
+}
+
+/// The reverse of [`time_text`].
+pub(crate) fn parse_time(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(calendar::parse_timestamp(text, 6)?)
+}
+
+type ByName<V> = BTreeMap<(String, String), V>;
+
+struct Definitions {
+    schemas: BTreeMap<String, SchemaDef>,
+    tables: ByName<Arc<TableDef>>,
+    views: ByName<ViewDef>,
+}
+
+async fn definitions(db: &MetaDb, id: i64) -> Result<Definitions> {
+    let doing = || format!("cannot read the names of snapshot {id}");
+    let schemas = schemas(db, id).await.map_err(|e| database_error(doing(), e))?;
+    let mut columns = columns(db, id).await.map_err(|e| database_error(doing(), e))?;
+    let comments = comments(db, id).await.map_err(|e| database_error(doing(), e))?;
+    let mut tables = BTreeMap::new();
+    for row in table_rows(db, id).await.map_err(|e| database_error(doing(), e))? {
+        let Some(schema) = schemas.get(&row.schema) else { continue };
+        let found = columns.remove(&row.id).unwrap_or_default();
+        let relative = row.relative && !schema.absolute;
+        let table = TableDef {
+            id: row.id,
+            uuid: uuid(&row.uuid),
+            schema: schema.id,
+            schema_name: schema.name.clone(),
+            name: row.name,
+            path: if row.relative { format!("{}{}", schema.path, row.path) } else { row.path },
+            absolute: !relative,
+            columns: found.columns,
+            next_column_id: found.next_id,
+            comment: comments.get(&row.id).cloned(),
+            record_count: 0,
+            bytes: 0,
+            external: None,
+            misnamed: found.misnamed,
+        };
+        tables.insert((table.schema_name.clone(), table.name.clone()), Arc::new(table));
+    }
+    for table in externals(db, id, &schemas).await? {
+        tables.insert((table.schema_name.clone(), table.name.clone()), Arc::new(table));
+    }
+    let views = views(db, id, &schemas).await.map_err(|e| database_error(doing(), e))?;
+    let schemas = schemas.into_values().map(|schema| (schema.name.clone(), schema)).collect();
+    Ok(Definitions { schemas, tables, views })
+}
+
+/// Texts of ids are for people; one that does not read is shown as zeros and not an error.
+fn uuid(text: &str) -> Uuid {
+    Uuid::parse_str(text).unwrap_or_default()
+}
+
+fn unsigned(value: Option<i64>) -> u64 {
+    value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0)
+}
+
+async fn sizes(db: &MetaDb, id: i64) -> Result<HashMap<i64, (u64, u64)>, sqlx::Error> {
+    let rows: Vec<(i64, Option<i64>, Option<i64>)> = sqlx::query_as(
+        "SELECT table_id, sum(record_count), sum(file_size_bytes) FROM ducklake_data_file \
+         WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1) GROUP BY table_id",
+    )
+    .bind(id)
+    .fetch_all(db.reader())
+    .await?;
+    Ok(rows.into_iter().map(|(table, rows, bytes)| (table, (unsigned(rows), unsigned(bytes)))).collect())
+}
+
+async fn schemas(db: &MetaDb, id: i64) -> Result<HashMap<i64, SchemaDef>, sqlx::Error> {
+    let rows: Vec<(i64, String, Option<String>, Option<i64>)> = sqlx::query_as(
+        "SELECT schema_id, schema_name, path, path_is_relative FROM ducklake_schema \
+         WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
+    )
+    .bind(id)
+    .fetch_all(db.reader())
+    .await?;
+    let define = |(id, name, path, relative): (i64, String, Option<String>, Option<i64>)| {
+        let path = with_slash(path.unwrap_or_default());
+        (id, SchemaDef { id, name, path, absolute: relative == Some(0) })
+    };
+    Ok(rows.into_iter().map(define).collect())
+}
+
+fn with_slash(mut path: String) -> String {
+    if !path.is_empty() && !path.ends_with('/') {
+        path.push('/');
+    }
+    path
+}
+
+struct TableRow {
+    id: i64,
+    uuid: String,
+    schema: i64,
+    name: String,
+    path: String,
+    relative: bool,
+}
+
+async fn table_rows(db: &MetaDb, id: i64) -> Result<Vec<TableRow>, sqlx::Error> {
+    let rows: Vec<(i64, String, i64, String, Option<String>, Option<i64>)> = sqlx::query_as(
+        "SELECT table_id, table_uuid, schema_id, table_name, path, path_is_relative FROM ducklake_table \
+         WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
+    )
+    .bind(id)
+    .fetch_all(db.reader())
+    .await?;
+    let define =
+        |(id, uuid, schema, name, path, relative): (_, _, _, _, Option<String>, Option<i64>)| TableRow {
+            id,
+            uuid,
+            schema,
+            name,
+            path: with_slash(path.unwrap_or_default()),
+            relative: relative != Some(0),
+        };
+    Ok(rows.into_iter().map(define).collect())
+}
+
+async fn comments(db: &MetaDb, id: i64) -> Result<HashMap<i64, String>, sqlx::Error> {
+    let rows: Vec<(i64, Option<String>)> = sqlx::query_as(
+        "SELECT object_id, value FROM ducklake_tag WHERE key = 'comment' \
+         AND begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
+    )
+    .bind(id)
+    .fetch_all(db.reader())
+    .await?;
+    Ok(rows.into_iter().filter_map(|(object, value)| Some((object, value?))).collect())
+}
+
+async fn views(
+    db: &MetaDb,
+    id: i64,
+    schemas: &HashMap<i64, SchemaDef>,
+) -> Result<ByName<ViewDef>, sqlx::Error> {
+    let rows: Vec<(i64, String, i64, String, String, String, Option<String>)> = sqlx::query_as(
+        "SELECT view_id, view_uuid, schema_id, view_name, dialect, sql, column_aliases FROM ducklake_view \
+         WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
+    )
+    .bind(id)
+    .fetch_all(db.reader())
+    .await?;
+    let define = |(id, view_uuid, schema, name, dialect, sql, aliases): (
+        _,
+        String,
+        _,
+        String,
+        _,
+        _,
+        Option<String>,
+    )| {
+        let schema: &SchemaDef = schemas.get(&schema)?;
+        let view = ViewDef {
+            id,
+            uuid: uuid(&view_uuid),
+            schema: schema.id,
+            schema_name: schema.name.clone(),
+            name,
+            dialect,
+            sql,
+            column_aliases: parse_aliases(&aliases.unwrap_or_default()),
+        };
+        Some(((view.schema_name.clone(), view.name.clone()), view))
+    };
+    Ok(rows.into_iter().filter_map(define).collect())
+}
+
+/// `"a","b"`, quotes inside doubled.
+pub(crate) fn aliases_text(aliases: &[String]) -> String {
+    let quoted = aliases.iter().map(|alias| format!("\"{}\"", alias.replace('"', "\"\"")));
+    quoted.collect::<Vec<_>>().join(",")
+}
+
+fn parse_aliases(text: &str) -> Vec<String> {
+    let mut aliases = Vec::new();
+    let mut rest = text.trim();
+    while let Some((alias, after)) = crate::changes::unquote(rest) {
+        aliases.push(alias);
+        rest = after.trim_start_matches([',', ' ']);
+    }
+    aliases
+}
+
+async fn externals(db: &MetaDb, id: i64, schemas: &HashMap<i64, SchemaDef>) -> Result<Vec<TableDef>> {
+    let rows: Vec<(i64, String, i64, String, String, String, Option<String>)> = sqlx::query_as(
+        "SELECT table_id, table_uuid, schema_id, table_name, columns, external, comment FROM skep_external_table \
+         WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
+    )
+    .bind(id)
+    .fetch_all(db.reader())
+    .await
+    .map_err(|e| database_error(format!("cannot read the external tables of snapshot {id}"), e))?;
+    let mut tables = Vec::new();
+    for (id, table_uuid, schema, name, columns, external, comment) in rows {
+        // A schema that another engine dropped takes them with it.
+        let Some(schema) = schemas.get(&schema) else { continue };
+        let damaged = |e| {
+            Error::corrupt(format!("the definition of external table '{}.{name}' does not read", schema.name))
+                .hint("drop it and create it again")
+                .source(e)
+        };
+        let columns: Vec<Column> = serde_json::from_str(&columns).map_err(damaged)?;
+        let external: External = serde_json::from_str(&external).map_err(damaged)?;
+        tables.push(TableDef {
+            id,
+            uuid: uuid(&table_uuid),
+            schema: schema.id,
+            schema_name: schema.name.clone(),
+            next_column_id: crate::column::next_column_id(&columns),
+            name,
+            path: String::new(),
+            absolute: false,
+            columns,
+            comment,
+            record_count: 0,
+            bytes: 0,
+            external: Some(external),
+            misnamed: Vec::new(),
+        });
+    }
+    Ok(tables)
+}
+
+struct ColumnRow {
+    table_id: i64,
+    column_id: i64,
+    begin_snapshot: i64,
+    end_snapshot: Option<i64>,
+    column_order: i64,
+    column_name: String,
+    column_type: String,
+    initial_default: Option<String>,
+    default_value: Option<String>,
+    nulls_allowed: Option<i64>,
+    parent_column: Option<i64>,
+}
+
+impl<'r> FromRow<'r, SqliteRow> for ColumnRow {
+    fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            table_id: row.try_get("table_id")?,
+            column_id: row.try_get("column_id")?,
+            begin_snapshot: row.try_get("begin_snapshot")?,
+            end_snapshot: row.try_get("end_snapshot")?,
+            column_order: row.try_get("column_order")?,
+            column_name: row.try_get("column_name")?,
+            column_type: row.try_get("column_type")?,
+            initial_default: row.try_get("initial_default")?,
+            default_value: row.try_get("default_value")?,
+            nulls_allowed: row.try_get("nulls_allowed")?,
+            parent_column: row.try_get("parent_column")?,
+        })
+    }
+}
+
+#[derive(Default)]
+struct TableColumns {
+    columns: Vec<Column>,
+    next_id: i64,
+    misnamed: Vec<(i64, Option<i64>)>,
+}
+
+/// The columns of every table as of snapshot `id`, from their whole history: a name on disk is decided by the first.
+async fn columns(db: &MetaDb, id: i64) -> Result<HashMap<i64, TableColumns>, sqlx::Error> {
+    let rows: Vec<ColumnRow> = sqlx::query_as(
+        "SELECT table_id, column_id, begin_snapshot, end_snapshot, column_order, column_name, column_type, \
+         initial_default, default_value, nulls_allowed, parent_column FROM ducklake_column \
+         ORDER BY table_id, begin_snapshot, column_id",
+    )
+    .fetch_all(db.reader())
+    .await?;
+    let ours: Vec<(i64, i64, String)> =
+        sqlx::query_as("SELECT table_id, column_id, physical FROM skep_column")
+            .fetch_all(db.reader())
+            .await?;
+    let ours: HashMap<_, _> = ours.into_iter().map(|(table, column, name)| ((table, column), name)).collect();
+    let mut tables = HashMap::new();
+    for history in rows.chunk_by(|a, b| a.table_id == b.table_id) {
+        tables.insert(history[0].table_id, table_columns(history, &ours, id));
+    }
+    Ok(tables)
+}
+
+fn table_columns(history: &[ColumnRow], ours: &HashMap<(i64, i64), String>, id: i64) -> TableColumns {
+    let physical = physical_names(history, ours);
+    let name_of = |row: &ColumnRow| physical.get(&row.column_id).cloned().unwrap_or_default();
+    let misnamed = history
+        .iter()
+        .filter(|row| row.begin_snapshot <= id && row.column_name != name_of(row))
+        .map(|row| (row.begin_snapshot, row.end_snapshot))
+        .collect();
+    let mut live: Vec<&ColumnRow> = history
+        .iter()
+        .filter(|row| row.begin_snapshot <= id && row.end_snapshot.is_none_or(|end| end > id))
+        .collect();
+    live.sort_by_key(|row| row.column_order);
+    TableColumns {
+        columns: children(None, &live, &name_of),
+        next_id: history.iter().map(|row| row.column_id + 1).max().unwrap_or(1),
+        misnamed,
+    }
+}
+
+fn children(
+    parent: Option<i64>,
+    rows: &[&ColumnRow],
+    name_of: &impl Fn(&ColumnRow) -> String,
+) -> Vec<Column> {
+    let own = rows.iter().filter(|row| row.parent_column == parent);
+    own.map(|row| Column {
+        id: row.column_id,
+        name: row.column_name.clone(),
+        physical: name_of(row),
+        ty: LakeType::from(row.column_type.as_str()),
+        nullable: row.nulls_allowed != Some(0),
+        initial_default: row.initial_default.clone(),
+        // The specification writes "no default" as this word.
+        default: row.default_value.clone().filter(|text| text != "NULL"),
+        children: children(Some(row.column_id), rows, name_of),
+    })
+    .collect()
+}
+
+/// Ours are written down. A column that another engine made has its first name in files, unless a column before it
+/// had that name: then it gets one that no file has, and reads as absent instead of as the other column.
+fn physical_names(history: &[ColumnRow], ours: &HashMap<(i64, i64), String>) -> HashMap<i64, String> {
+    let mut names: HashMap<i64, String> = HashMap::new();
+    let mut owner: HashMap<(Option<i64>, &str), i64> = HashMap::new();
+    for row in history {
+        let first = *owner.entry((row.parent_column, row.column_name.as_str())).or_insert(row.column_id);
+        names.entry(row.column_id).or_insert_with(|| match ours.get(&(row.table_id, row.column_id)) {
+            Some(name) => name.clone(),
+            None if first == row.column_id => row.column_name.clone(),
+            None => format!("{}__{}", row.column_name, row.column_id),
+        });
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(column_id: i64, begin: i64, end: Option<i64>, name: &str) -> ColumnRow {
+        ColumnRow {
+            table_id: 1,
+            column_id,
+            begin_snapshot: begin,
+            end_snapshot: end,
+            column_order: column_id,
+            column_name: name.to_owned(),
+            column_type: "int32".to_owned(),
+            initial_default: None,
+            default_value: Some("NULL".to_owned()),
+            nulls_allowed: Some(1),
+            parent_column: None,
+        }
+    }
+
+    #[test]
+    fn a_renamed_column_keeps_its_name_in_files() {
+        let history = [row(1, 1, Some(3), "a"), row(1, 3, None, "b")];
+        let table = table_columns(&history, &HashMap::new(), 5);
+        assert_eq!((table.columns[0].name.as_str(), table.columns[0].physical.as_str()), ("b", "a"));
+        assert_eq!(table.misnamed, [(3, None)]);
+        assert!(table_columns(&history, &HashMap::new(), 2).misnamed.is_empty());
+    }
+
+    #[test]
+    fn a_column_never_reads_the_values_of_another() {
+        let history = [row(1, 1, Some(3), "a"), row(2, 4, None, "a")];
+        let table = table_columns(&history, &HashMap::new(), 5);
+        assert_eq!(table.columns.len(), 1);
+        assert_eq!((table.columns[0].id, table.columns[0].physical.as_str()), (2, "a__2"));
+        assert_eq!(table.next_id, 3);
+    }
+
+    #[test]
+    fn times_sort_as_texts() {
+        let at = |micros| time_text(DateTime::from_timestamp_micros(micros).unwrap());
+        let times = [0, 1, 10, 100_000, 110_000, 999_999, 1_000_000].map(at);
+        assert!(times.is_sorted(), "{times:?}");
+        assert_eq!(times[4], "1970-01-01 00:00:00.11+00");
+        assert_eq!(parse_time(&times[4]).unwrap().timestamp_micros(), 110_000);
+    }
+
+    #[test]
+    fn aliases_round_trip() {
+        for aliases in [vec![], vec!["a".to_owned()], vec!["a,b".to_owned(), "c\"d".to_owned()]] {
+            assert_eq!(parse_aliases(&aliases_text(&aliases)), aliases);
+        }
+    }
+}

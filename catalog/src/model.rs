@@ -1,0 +1,277 @@
+//! What a snapshot holds: schemas, tables, views, files. Plain data, cheap to share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use skep_common::{Error, Result};
+use uuid::Uuid;
+
+use crate::column::{self, Column};
+
+/// The state of the whole catalog after one commit. Two readers of one snapshot see the same for ever.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Grows by one with every commit.
+    pub id: i64,
+    /// Grows with every commit that changes a name or a column.
+    pub schema_version: i64,
+    /// When the commit was made.
+    pub time: DateTime<Utc>,
+    pub(crate) schemas: BTreeMap<String, SchemaDef>,
+    pub(crate) tables: BTreeMap<(String, String), Arc<TableDef>>,
+    pub(crate) views: BTreeMap<(String, String), ViewDef>,
+    pub(crate) by_id: HashMap<i64, Arc<TableDef>>,
+}
+
+impl Snapshot {
+    /// All schemas, by name.
+    pub fn schemas(&self) -> impl Iterator<Item = &SchemaDef> {
+        self.schemas.values()
+    }
+
+    /// The schema of that exact name.
+    pub fn schema(&self, name: &str) -> Option<&SchemaDef> {
+        self.schemas.get(name)
+    }
+
+    /// The tables of a schema by name, external ones among them.
+    pub fn tables(&self, schema: &str) -> impl Iterator<Item = &Arc<TableDef>> {
+        of_schema(&self.tables, schema)
+    }
+
+    /// The table of that exact name, external or not.
+    pub fn table(&self, schema: &str, name: &str) -> Option<&Arc<TableDef>> {
+        self.tables.get(&(schema.to_owned(), name.to_owned()))
+    }
+
+    /// The table of that id, external or not.
+    pub fn table_by_id(&self, id: i64) -> Option<&Arc<TableDef>> {
+        self.by_id.get(&id)
+    }
+
+    /// The views of a schema by name.
+    pub fn views(&self, schema: &str) -> impl Iterator<Item = &ViewDef> {
+        of_schema(&self.views, schema)
+    }
+
+    /// The view of that exact name.
+    pub fn view(&self, schema: &str, name: &str) -> Option<&ViewDef> {
+        self.views.get(&(schema.to_owned(), name.to_owned()))
+    }
+
+    /// Where the files of a table that does not exist yet will lie, relative to the data path, ending in `/`.
+    ///
+    /// The answer depends on the two names alone, so that a writer can start before the table is committed;
+    /// file names must be unique by themselves. The schema may be one that the same transaction creates.
+    pub fn path_of_new_table(&self, schema: &str, name: &str) -> String {
+        let parent = self.schemas.get(schema).map_or_else(|| directory(schema), |s| s.path.clone());
+        parent + &directory(name)
+    }
+}
+
+fn of_schema<'a, V>(
+    map: &'a BTreeMap<(String, String), V>,
+    schema: &str,
+) -> impl Iterator<Item = &'a V> + use<'a, V> {
+    let schema = schema.to_owned();
+    map.range((schema.clone(), String::new())..).take_while(move |((s, _), _)| *s == schema).map(|(_, v)| v)
+}
+
+/// The folder of a schema or table: its name, with every byte that some store or file system minds as `_xx`.
+pub(crate) fn directory(name: &str) -> String {
+    let mut path = String::with_capacity(name.len() + 1);
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    path.push('/');
+    path
+}
+
+/// A schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaDef {
+    /// For ever its own.
+    pub id: i64,
+    /// The name.
+    pub name: String,
+    /// Relative to the data path, ending in `/`.
+    pub path: String,
+    /// Whether `path` stands by itself instead. Only other engines make such schemas.
+    pub absolute: bool,
+}
+
+/// A table, either DuckLake's or external.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableDef {
+    /// For ever its own.
+    pub id: i64,
+    /// For ever its own, over all catalogs.
+    pub uuid: Uuid,
+    /// The id of its schema.
+    pub schema: i64,
+    /// The name of its schema.
+    pub schema_name: String,
+    /// The name.
+    pub name: String,
+    /// Where its files lie, relative to the data path, ending in `/`. Empty for external tables.
+    pub path: String,
+    /// Whether `path` stands by itself instead. Only other engines make such tables.
+    pub absolute: bool,
+    /// In order.
+    pub columns: Vec<Column>,
+    /// The least id that no column of the table ever had.
+    pub next_column_id: i64,
+    /// What people say about it.
+    pub comment: Option<String>,
+    /// Rows in its files, rows that another engine deleted among them.
+    pub record_count: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Set for a table over files that somebody else keeps.
+    pub external: Option<External>,
+    /// Spans of snapshots, first and end, in which a column had another name than in our files: what other engines
+    /// added then has names that we would not find.
+    pub(crate) misnamed: Vec<(i64, Option<i64>)>,
+}
+
+impl TableDef {
+    /// What queries see: logical names.
+    pub fn arrow_schema(&self) -> SchemaRef {
+        Arc::new(column::logical_schema(&self.columns))
+    }
+
+    /// What is written: physical names, and the field id of every field at every depth as `PARQUET:field_id`.
+    pub fn physical_schema(&self) -> SchemaRef {
+        Arc::new(column::physical_schema(&self.columns))
+    }
+
+    /// What is read: the physical schema without metadata, whose types equal those of [`Self::arrow_schema`] wherever
+    /// nested fields keep their first names.
+    pub fn read_schema(&self) -> SchemaRef {
+        Arc::new(column::read_schema(&self.columns))
+    }
+
+    /// Whether this program can read and write all columns.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`](skep_common::Kind::Unsupported) naming the first column it cannot.
+    pub fn supported(&self) -> Result<()> {
+        match column::leaves(&self.columns).into_iter().find(|leaf| leaf.ty.leaf_arrow().is_none()) {
+            None => Ok(()),
+            Some(leaf) => Err(Error::unsupported(format!(
+                "column '{}' of table '{}.{}' has the type '{}', which skep does not read",
+                leaf.name, self.schema_name, self.name, leaf.ty
+            ))
+            .hint("change the type of the column with the engine that made it")),
+        }
+    }
+}
+
+/// Where the rows of an external table come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct External {
+    /// URL of a file or folder.
+    pub location: String,
+    /// `parquet`, `csv` or `json`.
+    pub format: String,
+    /// As the statement gave them, keys in lower case.
+    pub options: BTreeMap<String, String>,
+    /// Columns whose values are in the folder names, in order. They stand among the columns of the table too.
+    pub partition_columns: Vec<String>,
+}
+
+/// A view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewDef {
+    /// For ever its own.
+    pub id: i64,
+    /// For ever its own, over all catalogs.
+    pub uuid: Uuid,
+    /// The id of its schema.
+    pub schema: i64,
+    /// The name of its schema.
+    pub schema_name: String,
+    /// The name.
+    pub name: String,
+    /// Who can run `sql`: [`DIALECT`], or another engine's name.
+    pub dialect: String,
+    /// The query.
+    pub sql: String,
+    /// Names for the first columns of the query, where they are not the query's own.
+    pub column_aliases: Vec<String>,
+}
+
+/// How the names of files begin that this program writes. Their columns have physical names; those of other engines'
+/// files have the names of the day.
+pub const FILE_PREFIX: &str = "skep-";
+
+/// The dialect of views that this program makes.
+pub const DIALECT: &str = "skep";
+
+/// A file that a writer finished and no snapshot names yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewFile {
+    /// Relative to the path of the table.
+    pub path: String,
+    /// Rows in it, at least one.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Length of the Parquet footer without the 8 bytes after it, see [`footer_size`](crate::footer_size).
+    pub footer: u64,
+    /// One value for each partition key, in its text form.
+    pub partition: Vec<Option<String>>,
+    /// One for every leaf column of the table.
+    pub stats: Vec<ColumnStats>,
+}
+
+/// What is known about one leaf column in one file. Texts are those of [`text`](crate::text).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ColumnStats {
+    /// The id of the column.
+    pub column: i64,
+    /// Compressed bytes.
+    pub bytes: u64,
+    /// Values that are not NULL.
+    pub values: u64,
+    /// NULLs, those of absent parents among them.
+    pub nulls: u64,
+    /// No value is less. Absent if there are no values, or it is not known.
+    pub min: Option<String>,
+    /// No value is greater. Absent if there are no values, or it is not known.
+    pub max: Option<String>,
+    /// For floats: whether some value is not a number; absent if it is not known. Such values are outside the bounds.
+    pub nan: Option<bool>,
+}
+
+/// A file that a snapshot names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataFile {
+    /// For ever its own.
+    pub id: i64,
+    /// Relative to the data path.
+    pub path: String,
+    /// Whether `path` stands by itself instead. Only other engines make such files.
+    pub absolute: bool,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Length of the Parquet footer without the 8 bytes after it.
+    pub footer: Option<u64>,
+    /// The row id of its first row, unless rows carry their own.
+    pub row_id_start: Option<i64>,
+    /// The snapshot that added it.
+    pub begin: i64,
+    /// One value for each partition key, in its text form.
+    pub partition: Vec<Option<String>>,
+    /// By column id. A column that is absent from the map is not known at all.
+    pub stats: HashMap<i64, ColumnStats>,
+}

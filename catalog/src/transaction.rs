@@ -1,0 +1,197 @@
+//! What a commit is made of, and the promise of how it lands.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use skep_common::{Error, Result, task};
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use crate::catalog::Catalog;
+use crate::column::Column;
+use crate::commit;
+use crate::model::{External, NewFile, Snapshot};
+
+/// Who commits, why, and under which key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitInfo {
+    /// The user, for people who read the history.
+    pub author: Option<String>,
+    /// What it did, for the same people.
+    pub message: Option<String>,
+    /// Committing the same key again changes nothing and returns the first snapshot.
+    pub key: Uuid,
+}
+
+impl CommitInfo {
+    /// A commit of nobody in particular under a fresh key.
+    pub fn anonymous() -> Self {
+        Self { author: None, message: None, key: Uuid::now_v7() }
+    }
+}
+
+/// A table that exists in the base, or one that the same transaction creates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TableRef {
+    /// By its id.
+    Existing(i64),
+    /// By the handle of its [`Change::CreateTable`].
+    New(u32),
+}
+
+/// One change. Those of a transaction apply in order: drop a table first to create another of its name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// A schema of a name that is free.
+    CreateSchema {
+        /// The name.
+        name: String,
+    },
+    /// An empty schema goes. Tables dropped before it in the same transaction no longer count.
+    DropSchema {
+        /// Its id.
+        id: i64,
+    },
+    /// A table of a name that is free.
+    CreateTable {
+        /// How later changes of this transaction name it.
+        handle: u32,
+        /// Its schema, which may be one this transaction creates.
+        schema: String,
+        /// Its name.
+        name: String,
+        /// Its columns, see [`columns_from_arrow`](crate::columns_from_arrow).
+        columns: Vec<Column>,
+        /// What people say about it.
+        comment: Option<String>,
+    },
+    /// A table goes, external or not. Its files stay until no snapshot names them.
+    DropTable {
+        /// Its id.
+        id: i64,
+    },
+    /// A view of a name that is free, or another view's if it may replace it.
+    PutView {
+        /// Its schema.
+        schema: String,
+        /// Its name.
+        name: String,
+        /// The query, in the dialect [`DIALECT`](crate::DIALECT).
+        sql: String,
+        /// Names for its first columns.
+        column_aliases: Vec<String>,
+        /// Whether a view of that name goes.
+        or_replace: bool,
+    },
+    /// A view goes.
+    DropView {
+        /// Its id.
+        id: i64,
+    },
+    /// An external table of a name that is free, or another external table's if it may replace it.
+    PutExternal {
+        /// Its schema.
+        schema: String,
+        /// Its name.
+        name: String,
+        /// Its columns, partition columns among them.
+        columns: Vec<Column>,
+        /// Where the rows are.
+        external: External,
+        /// What people say about it.
+        comment: Option<String>,
+        /// Whether an external table of that name goes.
+        or_replace: bool,
+    },
+    /// What people say about a table.
+    Comment {
+        /// Its id.
+        table: i64,
+        /// Nothing takes the comment away.
+        comment: Option<String>,
+    },
+    /// Rows are added.
+    Append {
+        /// The table, not an external one.
+        table: TableRef,
+        /// The files, which must be durable in the store by now.
+        files: Vec<NewFile>,
+    },
+    /// Rows go. With an [`Change::Append`] in the same transaction: rows change.
+    RemoveFiles {
+        /// The table.
+        table: i64,
+        /// Ids of files that the base names.
+        files: Vec<i64>,
+    },
+}
+
+/// Rows of our own that change with the commit, in its database transaction: offsets, ledgers, runs.
+#[async_trait]
+pub trait SideEffect: Debug + Send + Sync {
+    /// Runs last before the commit, once for each attempt; an attempt that is not committed leaves nothing.
+    ///
+    /// # Errors
+    /// Any error takes the whole commit back and is returned as it is.
+    async fn apply(&self, connection: &mut SqliteConnection, snapshot: i64) -> Result<()>;
+}
+
+/// How a commit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The snapshot that shows it.
+    pub snapshot: i64,
+    /// Whether an earlier commit of the same key had made it.
+    pub already: bool,
+}
+
+/// Changes on top of a base snapshot, collected to be committed as one. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Transaction {
+    pub(crate) catalog: Catalog,
+    pub(crate) base: Arc<Snapshot>,
+    pub(crate) info: CommitInfo,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) side: Vec<Box<dyn SideEffect>>,
+}
+
+impl Transaction {
+    /// What the changes were decided on.
+    pub fn base(&self) -> &Arc<Snapshot> {
+        &self.base
+    }
+
+    /// Adds a change.
+    pub fn push(&mut self, change: Change) -> &mut Self {
+        self.changes.push(change);
+        self
+    }
+
+    /// Adds rows of our own.
+    pub fn with(&mut self, side: impl SideEffect + 'static) -> &mut Self {
+        self.side.push(Box::new(side));
+        self
+    }
+
+    /// Publishes all changes as one snapshot.
+    ///
+    /// If other commits came after the base, the changes are placed on top of them where the two commute. The work
+    /// goes on if the caller stops waiting. A transaction without changes makes no snapshot.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`](skep_common::Kind::Conflict) if they do not commute: plan again on a later base.
+    /// [`Kind::AlreadyExists`](skep_common::Kind::AlreadyExists), [`Kind::NotFound`](skep_common::Kind::NotFound) and
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for changes that do not fit the base.
+    /// [`Kind::Unavailable`](skep_common::Kind::Unavailable) if the database stays locked by another process.
+    /// After any error nothing was changed, and the files of the changes are still the caller's to delete.
+    pub async fn commit(self) -> Result<Committed> {
+        let catalog = self.catalog.clone();
+        let (send, receive) = tokio::sync::oneshot::channel();
+        catalog.keep(task::spawn("catalog commit", async move {
+            // A caller that left does not want the answer.
+            let _ = send.send(commit::run(self).await);
+        }));
+        receive.await.map_err(|_| Error::internal("the catalog commit ended without an answer"))?
+    }
+}
