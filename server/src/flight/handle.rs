@@ -25,8 +25,8 @@ pub(crate) enum Body {
     /// A query to run when the ticket is redeemed.
     Query {
         sql: String,
-        /// Of the schema that the client was told.
-        fingerprint: u64,
+        /// Of the schema that the client was told; absent if it was told none.
+        fingerprint: Option<u64>,
         /// Whether parameters wait for it in the session, under the handle's id.
         bound: bool,
     },
@@ -46,8 +46,8 @@ struct Wire {
     expires_ms: i64,
     #[prost(string, optional, tag = "4")]
     sql: Option<String>,
-    #[prost(fixed64, tag = "5")]
-    fingerprint: u64,
+    #[prost(fixed64, optional, tag = "5")]
+    fingerprint: Option<u64>,
     #[prost(bool, tag = "6")]
     bound: bool,
     #[prost(int64, optional, tag = "7")]
@@ -106,8 +106,8 @@ mod tests {
     #[test]
     fn every_body_comes_back() {
         let bodies = [
-            Body::Query { sql: "SELECT 1".into(), fingerprint: u64::MAX, bound: true },
-            Body::Query { sql: String::new(), fingerprint: 0, bound: false },
+            Body::Query { sql: "SELECT 1".into(), fingerprint: Some(u64::MAX), bound: true },
+            Body::Query { sql: String::new(), fingerprint: None, bound: false },
             Body::Done { rows: -1 },
             Body::Prepared,
         ];

@@ -1,0 +1,56 @@
+//! Settings of the Flight SQL door.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use skep_common::ByteSize;
+
+/// Settings of the Flight SQL door. Table `[flight]` of the config file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Idle time after which a session ends. 1 s to 7 d. A session with a running statement is not idle.
+    #[serde(with = "skep_common::unit::duration")]
+    pub session_ttl: Duration,
+    /// Time in which a ticket must be redeemed. 1 s to 1 d.
+    #[serde(with = "skep_common::unit::duration")]
+    pub ticket_ttl: Duration,
+    /// Most sessions at a time. More callers are turned away.
+    pub sessions_max: usize,
+    /// Most prepared statements in one session.
+    pub prepared_max: usize,
+    /// Longest message that is accepted, and most bytes of parameters bound to one statement.
+    pub message_max: ByteSize,
+    /// Size at which rows are cut into messages.
+    pub message_target: ByteSize,
+    /// Silence after which bound rows are answered although the client has not closed its side; some wait for the
+    /// answer before they do.
+    #[serde(with = "skep_common::unit::duration")]
+    pub answer_after: Duration,
+    /// How often an idle connection is probed.
+    #[serde(with = "skep_common::unit::duration")]
+    pub keepalive_interval: Duration,
+    /// Silence after a probe that ends a connection.
+    #[serde(with = "skep_common::unit::duration")]
+    pub keepalive_timeout: Duration,
+    /// Time that open calls get to finish when the door closes.
+    #[serde(with = "skep_common::unit::duration")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            session_ttl: Duration::from_secs(30 * 60),
+            ticket_ttl: Duration::from_secs(10 * 60),
+            sessions_max: 10_000,
+            prepared_max: 1_000,
+            message_max: ByteSize::mib(64),
+            message_target: ByteSize::mib(2),
+            answer_after: Duration::from_secs(1),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(20),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}

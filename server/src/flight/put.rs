@@ -1,0 +1,269 @@
+//! What clients send in: parameters to bind, parameters of updates, rows to ingest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
+use arrow_flight::error::FlightError;
+use arrow_flight::sql::{
+    CommandStatementIngest, DoPutPreparedStatementResult, DoPutUpdateResult, TableExistsOption,
+    TableNotExistOption,
+};
+use arrow_flight::{FlightData, PutResult};
+use bytes::Bytes;
+use datafusion::error::DataFusionError;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt, TryStreamExt};
+use prost::Message;
+use skep_common::{Error, Result};
+use skep_coordinator::ingest::{Existing, Target};
+use skep_coordinator::session::Done;
+use tonic::{Status, Streaming};
+
+use super::error::from_flight;
+use super::metadata::CATALOG;
+use super::sessions::{Lease, Parameters, Prepared, Sessions};
+use super::{parameters, run};
+
+/// Answers to a DoPut.
+pub(crate) type Answers = BoxStream<'static, Result<PutResult, Status>>;
+
+/// The one answer of an update.
+pub(crate) fn updated(rows: i64) -> PutResult {
+    PutResult { app_metadata: DoPutUpdateResult { record_count: rows }.encode_to_vec().into() }
+}
+
+/// The answer to bound parameters. Clients that know it use the handle it names, which is the one they have.
+fn bound(handle: &Bytes) -> PutResult {
+    let result = DoPutPreparedStatementResult { prepared_statement_handle: Some(handle.clone()) };
+    PutResult { app_metadata: result.encode_to_vec().into() }
+}
+
+/// A single answer.
+pub(crate) fn once(answer: PutResult) -> Answers {
+    stream::once(async { Ok(answer) }).boxed()
+}
+
+/// The Arrow messages of a DoPut. Empty ones, by which drivers carry the command alone, are left out.
+fn messages(first: FlightData, rest: Streaming<FlightData>) -> FlightDataDecoder {
+    let all = stream::iter([Ok(first)]).chain(rest);
+    let full = all.try_filter(|data| std::future::ready(!data.data_header.is_empty()));
+    FlightDataDecoder::new(full.map_err(|status| FlightError::Tonic(Box::new(status))))
+}
+
+fn batches(first: FlightData, rest: Streaming<FlightData>) -> BoxStream<'static, Result<RecordBatch>> {
+    let decoded = messages(first, rest).map_err(from_flight);
+    decoded
+        .try_filter_map(|data| async move {
+            Ok(match data.payload {
+                DecodedPayload::RecordBatch(batch) => Some(batch),
+                DecodedPayload::Schema(_) | DecodedPayload::None => None,
+            })
+        })
+        .boxed()
+}
+
+/// Takes every batch of `input` and answers at its end.
+///
+/// Some clients wait for the answer before they close their side, so after `patience` without a further batch the
+/// answer so far is sent; batches that come later still count, and are followed by another answer.
+fn answer<S, F, A>(
+    input: impl Stream<Item = Result<RecordBatch>> + Send + Unpin + 'static,
+    patience: Duration,
+    state: S,
+    take: F,
+    result: A,
+) -> Answers
+where
+    S: Send + 'static,
+    F: AsyncTake<S>,
+    A: Fn(&S) -> Result<PutResult> + Send + Sync + 'static,
+{
+    struct Step<I, S, F, A> {
+        input: I,
+        state: S,
+        take: F,
+        result: A,
+        /// Whether something was taken that is not answered.
+        owed: bool,
+        answered: bool,
+        ended: bool,
+    }
+    let start = Step { input, state, take, result, owed: false, answered: false, ended: false };
+    let steps = stream::try_unfold(start, move |mut step| async move {
+        loop {
+            if step.ended {
+                return Ok(None);
+            }
+            let next = if step.owed {
+                tokio::time::timeout(patience, step.input.next()).await
+            } else {
+                Ok(step.input.next().await)
+            };
+            match next {
+                Ok(Some(batch)) => {
+                    step.take.take(&mut step.state, batch?).await?;
+                    step.owed = true;
+                }
+                Ok(None) => {
+                    step.ended = true;
+                    if step.owed || !step.answered {
+                        return Ok(Some(((step.result)(&step.state)?, step)));
+                    }
+                }
+                Err(_) => {
+                    step.owed = false;
+                    step.answered = true;
+                    return Ok(Some(((step.result)(&step.state)?, step)));
+                }
+            }
+        }
+    });
+    steps.map_err(|error: Error| error.to_status()).boxed()
+}
+
+/// Takes one batch into a state.
+trait AsyncTake<S>: Send + Sync + 'static {
+    fn take(&self, state: &mut S, batch: RecordBatch) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Binds rows of parameters to a prepared statement.
+struct Bind {
+    lease: Lease,
+    prepared: Arc<Prepared>,
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct BoundRows {
+    rows: Vec<Parameters>,
+    bytes: usize,
+}
+
+impl AsyncTake<BoundRows> for Bind {
+    async fn take(&self, state: &mut BoundRows, batch: RecordBatch) -> Result<()> {
+        state.bytes += batch.get_array_memory_size();
+        if state.bytes > self.bytes_max {
+            return Err(Error::exhausted(format!(
+                "more than {} bytes of parameters were bound",
+                self.bytes_max
+            ))
+            .hint("ingest the rows into a table, or raise flight.message_max"));
+        }
+        state.rows.extend(parameters::rows(&batch, &self.prepared.parameters)?);
+        *self.prepared.bound.lock() = Some(Arc::new(state.rows.clone()));
+        // Held, so that the session does not go idle while a client binds.
+        let _ = &self.lease;
+        Ok(())
+    }
+}
+
+/// Binds the rows that a client streams to `prepared`, for the executions that follow.
+pub(crate) fn bind(
+    lease: Lease,
+    prepared: Arc<Prepared>,
+    handle: Bytes,
+    limits: (Duration, usize),
+    first: FlightData,
+    rest: Streaming<FlightData>,
+) -> Answers {
+    let (patience, bytes_max) = limits;
+    let take = Bind { lease, prepared, bytes_max };
+    answer(batches(first, rest), patience, BoundRows::default(), take, move |_| Ok(bound(&handle)))
+}
+
+/// Runs an update once for each row of parameters.
+struct Update {
+    sessions: Arc<Sessions>,
+    lease: Lease,
+    prepared: Arc<Prepared>,
+}
+
+impl AsyncTake<Option<Done>> for Update {
+    async fn take(&self, total: &mut Option<Done>, batch: RecordBatch) -> Result<()> {
+        for parameters in parameters::rows(&batch, &self.prepared.parameters)? {
+            let done = run::update(&self.sessions, &self.lease, &self.prepared.sql, parameters).await?;
+            *total = Some(run::add(total.take(), done));
+        }
+        Ok(())
+    }
+}
+
+/// Runs the update `prepared` once for each row of parameters that the client streams, as they come.
+pub(crate) fn update(
+    sessions: Arc<Sessions>,
+    lease: Lease,
+    prepared: Arc<Prepared>,
+    patience: Duration,
+    first: FlightData,
+    rest: Streaming<FlightData>,
+) -> Answers {
+    let wanted = prepared.parameters.fields().len();
+    let take = Update { sessions, lease, prepared };
+    answer(batches(first, rest), patience, None, take, move |total| match total {
+        Some(done) => Ok(updated(run::count(done))),
+        None => Err(Error::invalid(format!("the statement has {wanted} parameters, none are bound"))),
+    })
+}
+
+/// Writes the rows that a client streams into a table.
+///
+/// # Errors
+/// [`Kind::Unsupported`](skep_common::Kind::Unsupported) for temporary tables and transactions; those of writing.
+pub(crate) async fn ingest(
+    lease: &Lease,
+    command: CommandStatementIngest,
+    first: FlightData,
+    rest: Streaming<FlightData>,
+) -> Result<Done> {
+    if command.temporary || command.transaction_id.is_some() {
+        return Err(Error::unsupported("rows are streamed into permanent tables only, outside transactions"));
+    }
+    if let Some(catalog) = command.catalog.as_deref()
+        && !catalog.is_empty()
+        && catalog != CATALOG
+    {
+        return Err(Error::not_found(format!("catalog '{catalog}' does not exist"))
+            .hint(format!("the catalog is '{CATALOG}'")));
+    }
+    let options = command.table_definition_options.unwrap_or_default();
+    let target = Target {
+        schema: command.schema.filter(|schema| !schema.is_empty()),
+        table: command.table,
+        create: options.if_not_exist() == TableNotExistOption::Create,
+        existing: match options.if_exists() {
+            TableExistsOption::Append => Existing::Append,
+            TableExistsOption::Replace => Existing::Replace,
+            TableExistsOption::Fail => Existing::Fail,
+            TableExistsOption::Unspecified if command.table_definition_options.is_none() => Existing::Append,
+            TableExistsOption::Unspecified => Existing::Fail,
+        },
+    };
+    let (schema, rows) = typed(messages(first, rest)).await?;
+    let rows = rows.map_err(|e| DataFusionError::External(Box::new(e)));
+    lease.session.ingest(&target, Box::pin(RecordBatchStreamAdapter::new(schema, rows))).await
+}
+
+/// The schema that opens the stream, and the batches after it.
+async fn typed(
+    mut decoder: FlightDataDecoder,
+) -> Result<(SchemaRef, BoxStream<'static, Result<RecordBatch>>)> {
+    loop {
+        let Some(data) = decoder.try_next().await.map_err(from_flight)? else {
+            return Err(Error::invalid("the client sent no schema"));
+        };
+        if let DecodedPayload::Schema(schema) = data.payload {
+            let batches = decoder.map_err(from_flight).try_filter_map(|data| async move {
+                match data.payload {
+                    DecodedPayload::RecordBatch(batch) => Ok(Some(batch)),
+                    DecodedPayload::None => Ok(None),
+                    DecodedPayload::Schema(_) => Err(Error::invalid("the client sent a second schema")),
+                }
+            });
+            return Ok((schema, batches.boxed()));
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! SQL's names for Arrow types, and what ODBC drivers ask about them.
+
+use std::sync::LazyLock;
+
+use arrow::datatypes::{DataType, IntervalUnit};
+use arrow_flight::sql::metadata::{XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder};
+use arrow_flight::sql::{Nullable, Searchable, XdbcDataType, XdbcDatetimeSubcode};
+
+/// The name under which SQL knows a type: `BIGINT`, `DECIMAL(10,2)`, `STRUCT<a INT>`.
+pub(crate) fn sql_name(ty: &DataType) -> String {
+    match ty {
+        DataType::Null => "NULL".to_owned(),
+        DataType::Boolean => "BOOLEAN".to_owned(),
+        DataType::Int8 => "TINYINT".to_owned(),
+        DataType::Int16 => "SMALLINT".to_owned(),
+        DataType::Int32 => "INTEGER".to_owned(),
+        DataType::Int64 => "BIGINT".to_owned(),
+        DataType::UInt8 => "TINYINT UNSIGNED".to_owned(),
+        DataType::UInt16 => "SMALLINT UNSIGNED".to_owned(),
+        DataType::UInt32 => "INTEGER UNSIGNED".to_owned(),
+        DataType::UInt64 => "BIGINT UNSIGNED".to_owned(),
+        DataType::Float16 | DataType::Float32 => "REAL".to_owned(),
+        DataType::Float64 => "DOUBLE".to_owned(),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "VARCHAR".to_owned(),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+            "VARBINARY".to_owned()
+        }
+        DataType::Date32 | DataType::Date64 => "DATE".to_owned(),
+        DataType::Time32(_) | DataType::Time64(_) => "TIME".to_owned(),
+        DataType::Timestamp(_, None) => "TIMESTAMP".to_owned(),
+        DataType::Timestamp(_, Some(_)) => "TIMESTAMP WITH TIME ZONE".to_owned(),
+        DataType::Interval(IntervalUnit::YearMonth) => "INTERVAL YEAR TO MONTH".to_owned(),
+        DataType::Interval(_) | DataType::Duration(_) => "INTERVAL".to_owned(),
+        DataType::Decimal32(p, s)
+        | DataType::Decimal64(p, s)
+        | DataType::Decimal128(p, s)
+        | DataType::Decimal256(p, s) => format!("DECIMAL({p},{s})"),
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _) => format!("ARRAY<{}>", sql_name(field.data_type())),
+        DataType::Struct(fields) => {
+            let inner: Vec<String> =
+                fields.iter().map(|f| format!("{} {}", f.name(), sql_name(f.data_type()))).collect();
+            format!("STRUCT<{}>", inner.join(", "))
+        }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) if fields.len() == 2 => {
+                format!("MAP<{}, {}>", sql_name(fields[0].data_type()), sql_name(fields[1].data_type()))
+            }
+            _ => "MAP".to_owned(),
+        },
+        DataType::Dictionary(_, values) => sql_name(values),
+        DataType::RunEndEncoded(_, values) => sql_name(values.data_type()),
+        DataType::Union(..) => "UNION".to_owned(),
+    }
+}
+
+/// Precision and scale of the types that have them: decimal digits, or binary ones for floating point.
+pub(crate) fn precision(ty: &DataType) -> Option<(i32, i32)> {
+    Some(match ty {
+        DataType::Int8 | DataType::UInt8 => (3, 0),
+        DataType::Int16 | DataType::UInt16 => (5, 0),
+        DataType::Int32 | DataType::UInt32 => (10, 0),
+        DataType::Int64 => (19, 0),
+        DataType::UInt64 => (20, 0),
+        DataType::Float32 => (24, 0),
+        DataType::Float64 => (53, 0),
+        DataType::Decimal128(p, s) | DataType::Decimal256(p, s) => (i32::from(*p), i32::from(*s)),
+        _ => return None,
+    })
+}
+
+struct Row {
+    name: &'static str,
+    ty: XdbcDataType,
+    size: Option<i32>,
+    quoted: bool,
+    params: &'static [&'static str],
+    scale: Option<(i32, i32)>,
+    radix: Option<i32>,
+    subcode: Option<XdbcDatetimeSubcode>,
+}
+
+impl Row {
+    const fn new(name: &'static str, ty: XdbcDataType, size: i32) -> Self {
+        Self {
+            name,
+            ty,
+            size: Some(size),
+            quoted: false,
+            params: &[],
+            scale: None,
+            radix: None,
+            subcode: None,
+        }
+    }
+
+    const fn number(mut self, radix: i32) -> Self {
+        self.radix = Some(radix);
+        self.scale = Some((0, 0));
+        self
+    }
+
+    const fn quoted(mut self) -> Self {
+        self.quoted = true;
+        self
+    }
+
+    const fn time(mut self, subcode: XdbcDatetimeSubcode) -> Self {
+        self.subcode = Some(subcode);
+        self.quoted = true;
+        self
+    }
+
+    fn info(&self) -> XdbcTypeInfo {
+        let quote = || self.quoted.then(|| "'".to_owned());
+        XdbcTypeInfo {
+            type_name: self.name.to_owned(),
+            data_type: self.ty,
+            column_size: self.size,
+            literal_prefix: quote(),
+            literal_suffix: quote(),
+            create_params: (!self.params.is_empty())
+                .then(|| self.params.iter().map(ToString::to_string).collect()),
+            nullable: Nullable::NullabilityNullable,
+            case_sensitive: self.ty == XdbcDataType::XdbcVarchar,
+            searchable: Searchable::Full,
+            unsigned_attribute: self.radix.map(|_| false),
+            fixed_prec_scale: false,
+            auto_increment: self.radix.map(|_| false),
+            local_type_name: Some(self.name.to_owned()),
+            minimum_scale: self.scale.map(|(low, _)| low),
+            maximum_scale: self.scale.map(|(_, high)| high),
+            sql_data_type: match self.subcode {
+                Some(_) => XdbcDataType::XdbcDatetime,
+                None => self.ty,
+            },
+            datetime_subcode: self.subcode,
+            num_prec_radix: self.radix,
+            interval_precision: None,
+        }
+    }
+}
+
+/// Longest text that a driver should make room for. Values have no limit of their own.
+const TEXT_SIZE: i32 = 65_536;
+
+static XDBC: LazyLock<XdbcTypeInfoData> = LazyLock::new(|| {
+    use XdbcDataType as T;
+    let decimal = Row {
+        params: &["precision", "scale"],
+        scale: Some((0, 38)),
+        ..Row::new("DECIMAL", T::XdbcDecimal, 38).number(10)
+    };
+    let varchar = Row { params: &["length"], ..Row::new("VARCHAR", T::XdbcVarchar, TEXT_SIZE).quoted() };
+    let rows = [
+        Row::new("BOOLEAN", T::XdbcBit, 1),
+        Row::new("TINYINT", T::XdbcTinyint, 3).number(10),
+        Row::new("SMALLINT", T::XdbcSmallint, 5).number(10),
+        Row::new("INTEGER", T::XdbcInteger, 10).number(10),
+        Row::new("BIGINT", T::XdbcBigint, 19).number(10),
+        Row::new("REAL", T::XdbcReal, 24).number(2),
+        Row::new("DOUBLE", T::XdbcDouble, 53).number(2),
+        decimal,
+        varchar,
+        Row::new("VARBINARY", T::XdbcVarbinary, TEXT_SIZE).quoted(),
+        // Code 1 means date beside SQL_DATETIME, and year beside SQL_INTERVAL; arrow-flight has only the second name.
+        Row::new("DATE", T::XdbcDate, 10).time(XdbcDatetimeSubcode::XdbcSubcodeYear),
+        Row::new("TIME", T::XdbcTime, 15).time(XdbcDatetimeSubcode::XdbcSubcodeTime),
+        Row::new("TIMESTAMP", T::XdbcTimestamp, 29).time(XdbcDatetimeSubcode::XdbcSubcodeTimestamp),
+    ];
+    let mut builder = XdbcTypeInfoDataBuilder::new();
+    rows.iter().for_each(|row| builder.append(row.info()));
+    builder.build().expect("rows of constants build")
+});
+
+/// What ODBC's SQLGetTypeInfo answers.
+pub(crate) fn xdbc() -> &'static XdbcTypeInfoData {
+    &XDBC
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{Field, TimeUnit};
+
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_sql() {
+        let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
+        let nested = DataType::Struct(
+            vec![Field::new("a", list, true), Field::new("b", DataType::Utf8View, true)].into(),
+        );
+        assert_eq!(sql_name(&nested), "STRUCT<a ARRAY<BIGINT>, b VARCHAR>");
+        let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        assert_eq!(sql_name(&zoned), "TIMESTAMP WITH TIME ZONE");
+    }
+
+    #[test]
+    fn type_info_builds_and_filters() {
+        let all = xdbc().record_batch(None).unwrap();
+        assert_eq!(all.num_rows(), 13);
+        let one = xdbc().record_batch(Some(XdbcDataType::XdbcVarchar as i32)).unwrap();
+        assert_eq!(one.num_rows(), 1);
+    }
+}
