@@ -1,0 +1,289 @@
+//! Skep as processes: started, waited for, killed.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use skep_common::clock;
+
+/// How long a process may take to say that it is ready, and to end when it is told to.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test: `SKEP_BIN`, or the one that was built beside the running test.
+///
+/// # Panics
+/// If it was not built.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("SKEP_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test knows where it lies");
+    // A test lies in target/debug/deps, a development binary in target/debug.
+    let found =
+        test.ancestors().skip(1).take(2).map(|folder| folder.join("skep")).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("no skep beside {}: run 'cargo build --workspace'", test.display()))
+}
+
+/// A command that runs the program with nothing of the surrounding environment that could change what it does.
+pub fn skep(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).stdin(Stdio::null()).env("NO_COLOR", "1");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SKEP_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// What a finished command said.
+#[derive(Debug)]
+pub struct Output {
+    /// The exit code; absent if a signal ended it.
+    pub code: Option<i32>,
+    /// Rows.
+    pub stdout: String,
+    /// All else.
+    pub stderr: String,
+}
+
+/// Runs the program to its end.
+///
+/// # Panics
+/// If it cannot be started.
+pub fn run(arguments: &[&str]) -> Output {
+    output(skep(arguments))
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// If it cannot be started.
+pub fn output(mut command: Command) -> Output {
+    let output = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
+    Output {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A running server. Dropping it kills it.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    ready: HashMap<String, String>,
+    log: Option<JoinHandle<String>>,
+    _stdout: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts the program and waits for its ready line.
+    ///
+    /// # Errors
+    /// What it said on stderr, and how it ended, if it ended or said nothing in time.
+    pub fn start(arguments: &[&str]) -> Result<Self, Output> {
+        Self::start_command(skep(arguments))
+    }
+
+    /// The same for a prepared command.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    ///
+    /// # Panics
+    /// If the command cannot be started at all.
+    pub fn start_command(mut command: Command) -> Result<Self, Output> {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let mut stderr = child.stderr.take().expect("stderr is piped");
+        let log = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stderr.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let stdout = std::thread::spawn(move || {
+            // Read to the end, so that the process never waits for a reader.
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.starts_with("ready") {
+                    let _ = sender.try_send(line);
+                }
+            }
+        });
+        let mut server = Self { child, ready: HashMap::new(), log: Some(log), _stdout: stdout };
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(line) => {
+                let pairs = line.split_whitespace().filter_map(|word| word.split_once('='));
+                server.ready = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+                Ok(server)
+            }
+            Err(_) => {
+                let _ = server.child.kill();
+                let status = server.child.wait().ok();
+                Err(Output {
+                    code: status.and_then(|status| status.code()),
+                    stdout: String::new(),
+                    stderr: server.take_log(),
+                })
+            }
+        }
+    }
+
+    /// A value of the ready line, such as `flight`.
+    ///
+    /// # Panics
+    /// If the line does not have it.
+    pub fn address(&self, key: &str) -> &str {
+        self.ready.get(key).unwrap_or_else(|| panic!("the ready line has no '{key}': {:?}", self.ready))
+    }
+
+    /// The address of Flight SQL.
+    pub fn flight(&self) -> &str {
+        self.address("flight")
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the process at once, as a power cut would, and returns what it logged.
+    pub fn kill(mut self) -> String {
+        self.end();
+        self.take_log()
+    }
+
+    /// Asks the process to end, and returns how it ended and what it logged.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub fn stop(mut self) -> (ExitStatus, String) {
+        let pid = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        let status =
+            wait(&mut self.child).unwrap_or_else(|| panic!("process {pid} does not end when asked to"));
+        (status, self.take_log())
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn take_log(&mut self) -> String {
+        self.log.take().and_then(|log| log.join().ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+        let log = self.take_log();
+        if std::thread::panicking() && !log.is_empty() {
+            eprintln!("--- log of process {}\n{log}", self.child.id());
+        }
+    }
+}
+
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let clock = clock::system();
+    let start = clock.instant();
+    while clock.instant() - start < PATIENCE {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// If it does not in time.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let clock = clock::system();
+    let start = clock.instant();
+    while !condition() {
+        assert!(clock.instant() - start < PATIENCE, "{what} did not happen in {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A cluster of processes: one coordinator, and workers.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The coordinator.
+    pub coordinator: Server,
+    /// The workers.
+    pub workers: Vec<Server>,
+    folder: PathBuf,
+}
+
+impl Cluster {
+    /// Starts a coordinator and `workers` workers with folders under `folder`.
+    ///
+    /// # Panics
+    /// If one of them does not start.
+    pub fn start(folder: &Path, workers: usize) -> Self {
+        Self::start_with(folder, workers, "")
+    }
+
+    /// The same, with a folder that every node may read.
+    ///
+    /// # Panics
+    /// If one of them does not start.
+    pub fn start_sharing(folder: &Path, workers: usize, shared: &Path) -> Self {
+        Self::start_with(folder, workers, &format!("shared_paths = [{shared:?}]\n"))
+    }
+
+    fn start_with(folder: &Path, workers: usize, keys: &str) -> Self {
+        std::fs::create_dir_all(folder).expect("the cluster's folder can be created");
+        let config = folder.join("coordinator.toml");
+        let text = format!(
+            "[coordinator]\ndata = {:?}\nflight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nlisten = \"127.0.0.1:0\"\n{keys}",
+            folder.join("coordinator")
+        );
+        std::fs::write(&config, text).expect("the config can be written");
+        let coordinator = Server::start(&["coordinator", "--config", &config.to_string_lossy()])
+            .unwrap_or_else(|output| panic!("the coordinator did not start: {output:?}"));
+        let mut cluster = Self { coordinator, workers: Vec::new(), folder: folder.to_path_buf() };
+        for _ in 0..workers {
+            cluster.add_worker();
+        }
+        cluster
+    }
+
+    /// Starts one more worker.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn add_worker(&mut self) {
+        let number = self.workers.len() + 1;
+        let config = self.folder.join(format!("worker-{number}.toml"));
+        let text = format!(
+            "[worker]\ncoordinator = {:?}\nlisten = \"127.0.0.1:0\"\ndata = {:?}\n",
+            self.coordinator.address("listen"),
+            self.folder.join(format!("worker-{number}"))
+        );
+        std::fs::write(&config, text).expect("the config can be written");
+        let worker = Server::start(&["worker", "--config", &config.to_string_lossy()])
+            .unwrap_or_else(|output| panic!("worker {number} did not start: {output:?}"));
+        self.workers.push(worker);
+    }
+
+    /// The address of Flight SQL.
+    pub fn flight(&self) -> &str {
+        self.coordinator.flight()
+    }
+}

@@ -1,0 +1,49 @@
+//! The SQL test files on one node and on three workers: the same answers.
+
+use std::fmt::Write as _;
+
+use skep_testkit::client::Client;
+use skep_testkit::process::Server;
+use skep_testkit::slt;
+
+async fn run(lane: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut arguments =
+        vec!["up", "--data", data.to_str().unwrap(), "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    arguments.extend(["--workers", "3"]);
+    let server = Server::start(&arguments).unwrap();
+    let set = format!("SET skep.execution = '{lane}'");
+    let mut report = String::new();
+    for (number, file) in slt::files().unwrap().into_iter().enumerate() {
+        let scratch = folder.path().join(format!("scratch-{number}"));
+        std::fs::create_dir(&scratch).unwrap();
+        match slt::run_file(server.flight(), &file, &[&set], &scratch).await {
+            Ok(failures) => {
+                for failure in failures {
+                    let _ = writeln!(report, "\n{}", failure.trim_end());
+                }
+            }
+            Err(error) => {
+                let _ = writeln!(report, "\n{}: {error:?}", file.display());
+            }
+        }
+    }
+    if lane == "pipelined" {
+        let mut client = Client::connect(server.flight()).await.unwrap();
+        let tasks = client.rows("SELECT worker, tasks FROM system.workers ORDER BY worker").await.unwrap();
+        let busy = tasks.iter().filter(|row| row[1] != "0").count();
+        assert!(busy >= 2, "at least two workers must have run tasks: {tasks:?}");
+    }
+    assert!(report.is_empty(), "{lane}:{report}");
+}
+
+#[tokio::test]
+async fn local() {
+    run("local").await;
+}
+
+#[tokio::test]
+async fn pipelined_on_three_workers() {
+    run("pipelined").await;
+}
