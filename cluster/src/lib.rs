@@ -3,6 +3,9 @@
 //! ```text
 //! secret       one shared token, on every call between nodes
 //! channel      connections with timeouts and keepalives, token attached
+//! exchange     rows between tasks, with credit and end marks
+//! settings     what a session set, put back on the workers
+//! failure      errors of DataFusion and of ours
 //! membership   join, heartbeat, leave; the coordinator's view of live workers
 //! ```
 //!
@@ -10,15 +13,23 @@
 //! Deciding anything about queries (`skep-coordinator`) or running them (`skep-worker`).
 
 pub mod channel;
+pub mod exchange;
+pub mod failure;
 pub mod membership;
 pub mod secret;
+pub mod settings;
 
 pub use channel::{AuthChannel, ChannelConfig, connect};
+pub use exchange::Channels;
 pub use secret::Secret;
 
 /// Generated from `proto/`.
 #[allow(missing_docs, clippy::all, clippy::disallowed_methods, unreachable_pub)]
 pub mod proto {
+    /// `exchange.proto`
+    pub mod exchange {
+        tonic::include_proto!("skep.exchange.v1");
+    }
     /// `membership.proto`
     pub mod membership {
         tonic::include_proto!("skep.membership.v1");

@@ -11,6 +11,7 @@ use tracing::Instrument;
 pub struct Task<T> {
     handle: JoinHandle<T>,
     name: &'static str,
+    detached: bool,
 }
 
 /// Starts `work` on the current runtime under `name`, which appears in logs.
@@ -20,7 +21,7 @@ pub fn spawn<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Task<T> {
     let span = tracing::debug_span!("task", name);
-    Task { handle: tokio::spawn(work.instrument(span)), name }
+    Task { handle: tokio::spawn(work.instrument(span)), name, detached: false }
 }
 
 impl<T> Task<T> {
@@ -45,6 +46,11 @@ impl<T> Task<T> {
         self.handle.is_finished()
     }
 
+    /// Lets the task run to its end by itself: for work that cleans up after an owner that is gone.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
     /// Stops the task at its next `.await`.
     pub fn abort(&self) {
         self.handle.abort();
@@ -53,7 +59,9 @@ impl<T> Task<T> {
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        self.handle.abort();
+        if !self.detached {
+            self.handle.abort();
+        }
     }
 }
 

@@ -13,7 +13,10 @@
 //! # Not here
 //! Choosing lanes and workers, running plans, committing (`skep-coordinator`).
 
+pub mod codec;
+pub mod guard;
 pub mod names;
 pub mod sql;
+pub mod write;
 
 pub use sql::{Parsed, Statement, parse, parse_one};

@@ -1,1 +1,14 @@
-//! Runs tasks of both lanes and serves blocks
+//! Runs tasks of both lanes and serves blocks.
+//!
+//! ```text
+//! tasks      plans of the pipelined lane: what a task's session knows, and the services to add to a server
+//! exchange   the producing side of `skep_cluster::exchange`
+//! ```
+//!
+//! # Not here
+//! Choosing what runs where (`skep-coordinator`), the protocols themselves (`skep-cluster`).
+
+mod exchange;
+pub mod tasks;
+
+pub use tasks::Tasks;

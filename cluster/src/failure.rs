@@ -1,0 +1,94 @@
+//! Errors of DataFusion and of this program, each found again inside the other.
+
+use datafusion::error::DataFusionError;
+use skep_common::{Error, Kind};
+use url::Url;
+
+/// Wraps an error of ours, so that [`from_datafusion`] finds it again unchanged.
+pub fn to_datafusion(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// The error of ours inside `error`, or what comes closest to it.
+///
+/// Looks through wrappers, then for text that [`Error::encode`] wrote (for errors that crossed a transport that only
+/// keeps text), then at the variant.
+pub fn from_datafusion(error: &DataFusionError) -> Error {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(ours) = cause.downcast_ref::<Error>() {
+            return ours.clone();
+        }
+        if let Some(status) = cause.downcast_ref::<tonic::Status>() {
+            return Error::from_status(status);
+        }
+        next = cause.source();
+    }
+    Error::decode(&error.to_string()).unwrap_or_else(|| classify(error))
+}
+
+fn classify(error: &DataFusionError) -> Error {
+    let kind = match error.find_root() {
+        DataFusionError::ResourcesExhausted(_) => Kind::Exhausted,
+        DataFusionError::NotImplemented(_) => Kind::Unsupported,
+        DataFusionError::Internal(_) | DataFusionError::ExecutionJoin(_) => Kind::Internal,
+        DataFusionError::ObjectStore(error) => match error.as_ref() {
+            object_store::Error::NotFound { .. } => Kind::NotFound,
+            object_store::Error::AlreadyExists { .. } => Kind::AlreadyExists,
+            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+                Kind::Denied
+            }
+            _ => Kind::Unavailable,
+        },
+        DataFusionError::IoError(_) => Kind::Unavailable,
+        DataFusionError::ParquetError(_) => Kind::Corrupt,
+        _ => Kind::Invalid,
+    };
+    Error::new(kind, error.strip_backtrace())
+}
+
+/// What a failed call to the worker at `url` means: its own typed error, or that it cannot be reached.
+pub fn from_call(url: &Url, status: &tonic::Status) -> Error {
+    let error = Error::from_status(status);
+    if !status.details().is_empty() || error.kind() == Kind::Denied {
+        return error;
+    }
+    Error::unavailable(format!("lost the worker at {url}"))
+        .hint("the worker stopped or the network to it is cut; run the statement again")
+        .source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn errors_of_ours_come_back_unchanged() {
+        let ours = Error::exhausted("no memory").hint("raise memory.limit");
+        let shared = DataFusionError::Shared(Arc::new(to_datafusion(ours.clone())));
+        let wrapped = DataFusionError::Context("stage 3".to_owned(), Box::new(shared));
+        assert_eq!(format!("{:?}", from_datafusion(&wrapped)), format!("{ours:?}"));
+        let text = DataFusionError::External(format!("External error: {}", ours.encode()).into());
+        assert_eq!(format!("{:?}", from_datafusion(&text)), format!("{ours:?}"));
+    }
+
+    #[test]
+    fn others_get_the_kind_of_their_variant() {
+        let full = DataFusionError::ResourcesExhausted("pool".to_owned());
+        assert_eq!(from_datafusion(&full.context("sort")).kind(), Kind::Exhausted);
+        let odd = DataFusionError::Internal("oops".to_owned());
+        assert_eq!(from_datafusion(&odd).kind(), Kind::Internal);
+    }
+
+    #[test]
+    fn a_silent_transport_error_names_the_worker() {
+        let url: Url = "http://127.0.0.1:7".parse().unwrap();
+        let lost = from_call(&url, &tonic::Status::unknown("h2 protocol error"));
+        assert_eq!(lost.kind(), Kind::Unavailable);
+        assert!(lost.message().contains("127.0.0.1:7"));
+        let typed = from_call(&url, &Error::corrupt("bad block").to_status());
+        assert_eq!(typed.kind(), Kind::Corrupt);
+    }
+}

@@ -1,0 +1,100 @@
+//! How our plan nodes travel to workers.
+//!
+//! Each operator brings its own [`NodeCodec`]; [`Codec`] finds the one for a node, and on the other side by name. All
+//! nodes of a cluster know the same operators.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use datafusion::common::Result as DataFusionResult;
+use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
+use prost::Message;
+use skep_common::{Error, Result};
+
+/// The codec of one operator.
+pub trait NodeCodec: Debug + Send + Sync {
+    /// Its name on the wire: unique, and never changed.
+    fn name(&self) -> &'static str;
+
+    /// The node without its inputs, if it is of this operator.
+    fn encode(&self, node: &dyn ExecutionPlan) -> Option<Result<Vec<u8>>>;
+
+    /// The node again, over `inputs`.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`](skep_common::Kind::Internal) for bytes that [`NodeCodec::encode`] did not make.
+    fn decode(&self, bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Result<Arc<dyn ExecutionPlan>>;
+}
+
+/// The codec of all operators of ours. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Codec(Arc<Vec<Arc<dyn NodeCodec>>>);
+
+#[derive(Clone, PartialEq, Message)]
+struct Wire {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(bytes = "vec", tag = "2")]
+    body: Vec<u8>,
+}
+
+impl Codec {
+    /// The operators of this crate.
+    pub fn new() -> Self {
+        Self(Arc::new(vec![Arc::new(crate::guard::GuardCodec), Arc::new(crate::write::WriteCodec)]))
+    }
+
+    /// Adds an operator of another crate.
+    #[must_use]
+    pub fn with(mut self, node: impl NodeCodec + 'static) -> Self {
+        Arc::make_mut(&mut self.0).push(Arc::new(node));
+        self
+    }
+}
+
+impl Default for Codec {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+impl PhysicalExtensionCodec for Codec {
+    fn try_decode(
+        &self,
+        bytes: &[u8],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        _: &TaskContext,
+        _: &dyn PhysicalProtoConverterExtension,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let wire = Wire::decode(bytes)
+            .map_err(|e| external(Error::internal("a plan node cannot be decoded").source(e)))?;
+        let codec = self.0.iter().find(|codec| codec.name() == wire.name).ok_or_else(|| {
+            external(
+                Error::internal(format!("plan node '{}' is not known here", wire.name))
+                    .hint("run the same version of skep on every node"),
+            )
+        })?;
+        codec.decode(&wire.body, inputs).map_err(external)
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        buffer: &mut Vec<u8>,
+        _: &dyn PhysicalProtoConverterExtension,
+    ) -> DataFusionResult<()> {
+        let found = self.0.iter().find_map(|codec| Some((codec.name(), codec.encode(node.as_ref())?)));
+        let Some((name, body)) = found else {
+            return Err(external(Error::internal(format!("plan node '{}' cannot travel", node.name()))));
+        };
+        let wire = Wire { name: name.to_owned(), body: body.map_err(external)? };
+        wire.encode(buffer).map_err(|e| external(Error::internal("a plan node cannot be encoded").source(e)))
+    }
+}

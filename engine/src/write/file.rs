@@ -1,0 +1,324 @@
+//! One Parquet file on its way into a store.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use bytes::{Bytes, BytesMut};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
+use parquet::arrow::AsyncArrowWriter;
+use parquet::arrow::async_writer::AsyncFileWriter;
+use parquet::basic::ZstdLevel;
+use parquet::errors::ParquetError;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use skep_catalog::{Nans, NewFile, footer_size, stats_from_parquet};
+use skep_common::{Error, Result};
+use uuid::Uuid;
+
+use super::{Compression, WriteTarget};
+
+/// Rows of a row group: small enough that a file is read by several tasks, large enough to skip little.
+const ROW_GROUP_ROWS: usize = 256 * 1024;
+/// Bytes of a row group in memory before it is written out early.
+const ROW_GROUP_BYTES: usize = 64 << 20;
+/// Bytes of one part of a multipart upload; smaller files are put whole.
+const PART_BYTES: usize = 8 << 20;
+/// Parts in flight for each file.
+const PARTS_IN_FLIGHT: usize = 2;
+
+/// Writes the files of one partition, one after the other.
+pub(super) struct Files {
+    target: Arc<WriteTarget>,
+    schema: SchemaRef,
+    store: Arc<dyn ObjectStore>,
+    properties: WriterProperties,
+    memory: MemoryReservation,
+    open: Option<Open>,
+    done: Vec<NewFile>,
+    /// Whether the report was taken; until then the files are nobody's.
+    reported: bool,
+}
+
+struct Open {
+    name: String,
+    writer: AsyncArrowWriter<Upload>,
+    nans: Nans,
+    rows: u64,
+}
+
+impl Files {
+    pub(super) fn new(
+        target: Arc<WriteTarget>,
+        store: Arc<dyn ObjectStore>,
+        pool: &Arc<dyn MemoryPool>,
+    ) -> Result<Self> {
+        let compression = match target.compression {
+            Compression::Zstd => parquet::basic::Compression::ZSTD(ZstdLevel::default()),
+            Compression::Snappy => parquet::basic::Compression::SNAPPY,
+            Compression::None => parquet::basic::Compression::UNCOMPRESSED,
+        };
+        let properties = WriterProperties::builder()
+            .set_created_by(concat!("skep version ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_compression(compression)
+            .set_statistics_enabled(EnabledStatistics::Page)
+            .set_statistics_truncate_length(None)
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .build();
+        Ok(Self {
+            schema: target.schema(),
+            target,
+            store,
+            properties,
+            memory: MemoryConsumer::new("write").register(pool),
+            open: None,
+            done: Vec::new(),
+            reported: false,
+        })
+    }
+
+    /// Adds the rows of `batch`, whose columns are the target's in their order.
+    pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let batch = conform(batch, &self.schema)?;
+        if self.open.is_none() {
+            self.open = Some(self.start()?);
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.nans.observe(&batch);
+        open.writer.write(&batch).await.map_err(failed)?;
+        open.rows += batch.num_rows() as u64;
+        let held = open.writer.memory_size();
+        if held > ROW_GROUP_BYTES || self.memory.try_resize(held).is_err() {
+            open.writer.flush().await.map_err(failed)?;
+            self.memory.resize(open.writer.memory_size());
+        }
+        let size = open.writer.bytes_written() + open.writer.in_progress_size();
+        if size as u64 >= self.target.file_size.bytes() {
+            self.close().await?;
+        }
+        Ok(())
+    }
+
+    fn start(&self) -> Result<Open> {
+        let name = format!("skep-{}.parquet", Uuid::now_v7());
+        let upload = Upload::new(Arc::clone(&self.store), self.target.directory().join(name.as_str()));
+        let writer =
+            AsyncArrowWriter::try_new(upload, Arc::clone(&self.schema), Some(self.properties.clone()));
+        let nans = Nans::new(&self.target.columns);
+        Ok(Open { name, writer: writer.map_err(failed)?, nans, rows: 0 })
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let metadata = open.writer.finish().await.map_err(failed)?;
+        self.memory.free();
+        let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or_default();
+        if rows != open.rows {
+            let (name, given) = (&open.name, open.rows);
+            return Err(Error::internal(format!("file '{name}' has {rows} rows of {given}")));
+        }
+        let mut stats = stats_from_parquet(&metadata, &self.target.columns)?;
+        open.nans.finish(&mut stats);
+        let upload = open.writer.into_inner();
+        self.done.push(NewFile {
+            path: open.name,
+            rows,
+            bytes: upload.bytes,
+            footer: footer_size(&upload.tail)?,
+            partition: Vec::new(),
+            stats,
+        });
+        Ok(())
+    }
+
+    /// Finishes the last file. The files are the caller's when it calls [`Files::reported`].
+    pub(super) async fn finish(&mut self) -> Result<&[NewFile]> {
+        self.close().await?;
+        Ok(&self.done)
+    }
+
+    /// The files were handed on: they stay when this is dropped.
+    pub(super) fn reported(mut self) {
+        self.reported = true;
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if self.reported || self.done.is_empty() {
+            return;
+        }
+        let store = Arc::clone(&self.store);
+        let path = |file: &NewFile| self.target.directory().join(file.path.as_str());
+        let paths: Vec<Path> = self.done.iter().map(path).collect();
+        clean_up("remove the files of a write that was cut short", async move {
+            for path in paths {
+                if let Err(error) = store.delete(&path).await {
+                    tracing::warn!(%path, %error, "a file that no commit will name stays");
+                }
+            }
+        });
+    }
+}
+
+/// Runs `work` after its owner is gone, if there still is a runtime.
+fn clean_up(name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    if tokio::runtime::Handle::try_current().is_ok() {
+        skep_common::task::spawn(name, work).detach();
+    }
+}
+
+fn failed(error: ParquetError) -> Error {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = next {
+        if let Some(ours) = cause.downcast_ref::<Error>() {
+            return ours.clone();
+        }
+        next = cause.source();
+    }
+    Error::internal("cannot write a Parquet file").source(error)
+}
+
+/// The bytes of one file: put whole if they are few, else in parts. Dropped before its end, it takes the parts back.
+struct Upload {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    buffer: BytesMut,
+    parts: Option<WriteMultipart>,
+    bytes: u64,
+    /// The last 8 bytes.
+    tail: [u8; 8],
+}
+
+impl Upload {
+    fn new(store: Arc<dyn ObjectStore>, path: Path) -> Self {
+        Self { store, path, buffer: BytesMut::new(), parts: None, bytes: 0, tail: [0; 8] }
+    }
+
+    async fn push(&mut self, bytes: Bytes) -> object_store::Result<()> {
+        self.bytes += bytes.len() as u64;
+        self.remember(&bytes);
+        match &mut self.parts {
+            Some(parts) => {
+                parts.wait_for_capacity(PARTS_IN_FLIGHT).await?;
+                parts.put(bytes);
+            }
+            None if self.buffer.len() + bytes.len() <= PART_BYTES => self.buffer.extend_from_slice(&bytes),
+            None => {
+                let upload = self.store.put_multipart(&self.path).await?;
+                let parts = self.parts.insert(WriteMultipart::new_with_chunk_size(upload, PART_BYTES));
+                parts.put(std::mem::take(&mut self.buffer).freeze());
+                parts.put(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, bytes: &[u8]) {
+        let keep = bytes.len().min(self.tail.len());
+        self.tail.rotate_left(keep);
+        let start = self.tail.len() - keep;
+        self.tail[start..].copy_from_slice(&bytes[bytes.len() - keep..]);
+    }
+
+    async fn end(&mut self) -> object_store::Result<()> {
+        if let Some(parts) = self.parts.take() {
+            return parts.finish().await.map(drop);
+        }
+        let payload = PutPayload::from(std::mem::take(&mut self.buffer).freeze());
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        self.store.put_opts(&self.path, payload, options).await.map(drop)
+    }
+
+    fn explain(&self, error: object_store::Error) -> ParquetError {
+        let text = format!("cannot write '{}'", self.path);
+        let ours = match error {
+            error @ object_store::Error::AlreadyExists { .. } => Error::already_exists(text).source(error),
+            error @ (object_store::Error::PermissionDenied { .. }
+            | object_store::Error::Unauthenticated { .. }) => Error::denied(text).source(error),
+            error => Error::unavailable(text).source(error),
+        };
+        ParquetError::External(Box::new(ours))
+    }
+}
+
+impl AsyncFileWriter for Upload {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        async move { self.push(bytes).await.map_err(|e| self.explain(e)) }.boxed()
+    }
+
+    fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        async move { self.end().await.map_err(|e| self.explain(e)) }.boxed()
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(parts) = self.parts.take() else { return };
+        let path = self.path.clone();
+        clean_up("take back an upload that was cut short", async move {
+            if let Err(error) = parts.abort().await {
+                tracing::warn!(%path, %error, "an upload that was cut short stays open");
+            }
+        });
+    }
+}
+
+/// The columns of `batch` under the names, types and ids of `schema`, matched by position, also inside nested ones.
+fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if batch.num_columns() != schema.fields().len() {
+        let (given, wanted) = (batch.num_columns(), schema.fields().len());
+        return Err(Error::internal(format!("rows have {given} columns, the table has {wanted}")));
+    }
+    let columns = batch.columns().iter().zip(schema.fields()).map(|(array, field)| {
+        conform_array(array, field.data_type())
+            .map_err(|e| Error::invalid(format!("column '{}' cannot be written", field.name())).source(e))
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+        .map_err(|e| Error::invalid("rows do not fit the table").source(e))
+}
+
+fn conform_array(
+    array: &ArrayRef,
+    wanted: &DataType,
+) -> std::result::Result<ArrayRef, arrow::error::ArrowError> {
+    if array.data_type() == wanted {
+        return Ok(Arc::clone(array));
+    }
+    match (array.data_type(), wanted) {
+        (DataType::Struct(given), DataType::Struct(fields)) if given.len() == fields.len() => {
+            let parts = array.as_struct();
+            let children = parts.columns().iter().zip(fields).map(|(c, f)| conform_array(c, f.data_type()));
+            let children = children.collect::<std::result::Result<Vec<_>, _>>()?;
+            Ok(Arc::new(StructArray::try_new_with_length(
+                fields.clone(),
+                children,
+                parts.nulls().cloned(),
+                parts.len(),
+            )?))
+        }
+        (DataType::List(_), DataType::List(element)) => {
+            let list = array.as_list::<i32>();
+            let values = conform_array(list.values(), element.data_type())?;
+            let (offsets, nulls) = (list.offsets().clone(), list.nulls().cloned());
+            Ok(Arc::new(ListArray::try_new(Arc::clone(element), offsets, values, nulls)?))
+        }
+        (DataType::Map(..), DataType::Map(entries, ordered)) => {
+            let map = array.as_map();
+            let given: ArrayRef = Arc::new(map.entries().clone());
+            let conformed = conform_array(&given, entries.data_type())?.as_struct().clone();
+            let (offsets, nulls) = (map.offsets().clone(), map.nulls().cloned());
+            Ok(Arc::new(MapArray::try_new(Arc::clone(entries), offsets, conformed, nulls, *ordered)?))
+        }
+        _ => arrow::compute::cast(array, wanted),
+    }
+}

@@ -1,0 +1,109 @@
+//! Writes rows to Parquet files of a table, in as many places at once as the plan has partitions.
+//!
+//! ```text
+//! input partitions --WriteExec--> files in the store
+//!                        |
+//!                        +--> report rows: one for each file, one completion for each partition
+//!                                  |
+//!                                  +--collect_report--> [NewFile] for the commit
+//! ```
+//!
+//! The node stands on top of a plan and inside a stage: on one node it writes everything, in a stage of several tasks
+//! every task writes its part. Nothing it writes is visible before a commit names the files.
+//!
+//! # Invariants
+//! - File names are unique for each attempt: two attempts of one task never touch one file.
+//! - No empty files. A file holds rows of one partition.
+//! - A partition reports exactly one completion, as its last row, after all its files are durable.
+//! - A write cut short leaves no open upload, and removes the files of the partition it was in.
+//!
+//! # Not here
+//! Committing (`skep-coordinator`), collecting files that no commit named.
+
+mod exec;
+mod file;
+mod place;
+mod report;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use skep_catalog::Column;
+use skep_common::{ByteSize, Error, Result};
+
+pub(crate) use exec::WriteCodec;
+pub use exec::WriteExec;
+pub use place::{Spread, plan_write, scanned_bytes};
+pub use report::{collect_report, report_schema};
+
+/// How column chunks are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Zstandard at its fastest ordinary level.
+    Zstd,
+    /// Snappy.
+    Snappy,
+    /// Plain.
+    None,
+}
+
+/// Where and how files are written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WriteTarget {
+    /// The store, as a URL without a path, such as `file:///` or `skep://blocks`.
+    store: String,
+    /// The folder of the table in that store.
+    directory: String,
+    /// The table's columns; rows have them in this order.
+    pub columns: Vec<Column>,
+    /// A file that has this size is finished, and another begun.
+    pub file_size: ByteSize,
+    /// How column chunks are compressed.
+    pub compression: Compression,
+}
+
+/// Size of a table's files unless said otherwise: one block of the replicated store.
+pub const FILE_SIZE: ByteSize = ByteSize::mib(128);
+
+impl WriteTarget {
+    /// Files of a table with `columns` under `directory` of `store`: zstd, [`FILE_SIZE`].
+    pub fn new(store: &ObjectStoreUrl, directory: &Path, columns: Vec<Column>) -> Self {
+        Self {
+            store: store.as_str().to_owned(),
+            directory: directory.to_string(),
+            columns,
+            file_size: FILE_SIZE,
+            compression: Compression::Zstd,
+        }
+    }
+
+    /// The store.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`](skep_common::Kind::Internal) for a target that travelled from another version.
+    pub fn store(&self) -> Result<ObjectStoreUrl> {
+        let parsed = ObjectStoreUrl::parse(&self.store);
+        parsed.map_err(|e| Error::internal(format!("'{}' is not a store", self.store)).source(e))
+    }
+
+    /// The folder.
+    pub fn directory(&self) -> Path {
+        Path::from(self.directory.as_str())
+    }
+
+    /// The schema of the files.
+    pub fn schema(&self) -> SchemaRef {
+        SchemaRef::new(skep_catalog::physical_schema(&self.columns))
+    }
+}
+
+/// Which of how many tasks of its stage runs here: an extension of the session of a worker's task. Absent: the only one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskIdentity {
+    /// From 0.
+    pub index: usize,
+    /// At least 1.
+    pub count: usize,
+}

@@ -1,0 +1,84 @@
+//! How many writers a write gets, and what stands below it so that they share the rows.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use datafusion::catalog::memory::DataSourceExec;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
+use skep_common::{Error, Result};
+
+use super::{WriteExec, WriteTarget};
+
+/// Where a write may spread to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spread {
+    /// Nodes that take part; 1 on one node.
+    pub tasks: NonZeroUsize,
+    /// Writers that one node has cores for.
+    pub partitions: NonZeroUsize,
+}
+
+/// Input bytes for each writer: with less than that, more writers only make more and smaller files.
+const BYTES_PER_WRITER: u64 = 16 << 20;
+/// Columns that decide where a row goes. More cost time, fewer risk that all rows go to one writer.
+const HASHED_COLUMNS: usize = 8;
+
+/// A plan that writes the rows of `input` to `target`.
+///
+/// There are as many writers as the bytes scanned below make worth while, but at least one on each of `spread.tasks`.
+/// Rows of a single partition are dealt to them by a hash over their columns: that is the one exchange that both
+/// distributed lanes make a stage of (round-robin ones are dropped by Ballista and stay inside a task of
+/// datafusion-distributed). Rows that already come in several partitions are written where they are.
+///
+/// # Errors
+/// [`Kind::Internal`](skep_common::Kind::Internal) if a hash over the columns cannot be planned.
+pub fn plan_write(
+    input: Arc<dyn ExecutionPlan>,
+    target: Arc<WriteTarget>,
+    spread: Spread,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let (tasks, cores) = (spread.tasks.get(), spread.partitions.get());
+    let wanted = usize::try_from(scanned_bytes(&input).div_ceil(BYTES_PER_WRITER)).unwrap_or(usize::MAX);
+    let per_task = wanted.clamp(tasks, tasks.saturating_mul(cores)).div_ceil(tasks);
+    let per_task = NonZeroUsize::new(per_task).unwrap_or(NonZeroUsize::MIN);
+    let one = input.output_partitioning().partition_count() == 1;
+    let input = if one && tasks * per_task.get() > 1 { deal(input, per_task)? } else { input };
+    Ok(Arc::new(WriteExec::new(input, target, per_task)))
+}
+
+/// A hash repartition over the columns of `input`.
+fn deal(input: Arc<dyn ExecutionPlan>, partitions: NonZeroUsize) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = input.schema();
+    let column = |(i, field): (usize, &Arc<arrow::datatypes::Field>)| -> Arc<dyn PhysicalExpr> {
+        Arc::new(Column::new(field.name(), i))
+    };
+    let fields = || schema.fields().iter().enumerate();
+    let plain = fields().filter(|(_, field)| !field.data_type().is_nested());
+    let mut keys: Vec<_> = plain.map(column).take(HASHED_COLUMNS).collect();
+    if keys.is_empty() {
+        keys = fields().map(column).take(1).collect();
+    }
+    let dealt = RepartitionExec::try_new(input, Partitioning::Hash(keys, partitions.get()));
+    Ok(Arc::new(dealt.map_err(|e| Error::internal("cannot spread the rows of a write").source(e))?))
+}
+
+/// Bytes of the files that `plan` reads, as far as it reads files.
+pub fn scanned_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let mut bytes: u64 = 0;
+    // The closure never fails.
+    let _ = plan.apply(|node| {
+        if let Some(source) = node.downcast_ref::<DataSourceExec>()
+            && let Some(scan) = source.data_source().downcast_ref::<FileScanConfig>()
+        {
+            let files = scan.file_groups.iter().flat_map(|group| group.files());
+            bytes = files.fold(bytes, |sum, file| sum.saturating_add(file.effective_size()));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    bytes
+}

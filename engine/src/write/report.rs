@@ -1,0 +1,178 @@
+//! What a write says it did, and whether that is all of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, StringArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use arrow::record_batch::RecordBatch;
+use skep_catalog::NewFile;
+use skep_common::{Error, Result};
+
+/// The columns of the report: which part wrote it, its rows, and the file, NULL for the completion of a partition.
+pub fn report_schema() -> SchemaRef {
+    let number = |name| Field::new(name, DataType::UInt64, false);
+    Arc::new(Schema::new(vec![
+        number("task"),
+        number("tasks"),
+        number("partition"),
+        number("partitions"),
+        number("rows"),
+        Field::new("file", DataType::Utf8, true),
+    ]))
+}
+
+/// The part of a write that one report speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) task: usize,
+    pub(super) tasks: usize,
+    pub(super) partition: usize,
+    pub(super) partitions: usize,
+}
+
+/// One row for each file, then the completion.
+pub(super) fn report(part: Part, files: &[NewFile]) -> Result<RecordBatch> {
+    let repeat =
+        |value: usize| -> ArrayRef { Arc::new(UInt64Array::from(vec![value as u64; files.len() + 1])) };
+    let total: u64 = files.iter().map(|file| file.rows).sum();
+    let rows: Vec<u64> = files.iter().map(|file| file.rows).chain([total]).collect();
+    let mut texts = Vec::with_capacity(files.len() + 1);
+    for file in files {
+        let text = serde_json::to_string(file);
+        texts.push(Some(text.map_err(|e| Error::internal("a file cannot be reported").source(e))?));
+    }
+    texts.push(None);
+    let columns = vec![
+        repeat(part.task),
+        repeat(part.tasks),
+        repeat(part.partition),
+        repeat(part.partitions),
+        Arc::new(UInt64Array::from(rows)) as ArrayRef,
+        Arc::new(StringArray::from(texts)),
+    ];
+    RecordBatch::try_new(report_schema(), columns)
+        .map_err(|e| Error::internal("a report does not fit its schema").source(e))
+}
+
+#[derive(Default)]
+struct Seen {
+    files: u64,
+    completion: Option<u64>,
+}
+
+/// The files of a whole write, in the order of its parts.
+///
+/// # Errors
+/// [`Kind::Internal`](skep_common::Kind::Internal) if the report is not of one whole write: a completion is missing or
+/// doubled, a part is unknown, or rows do not add up. Nothing of it may be committed then.
+pub fn collect_report(batches: &[RecordBatch]) -> Result<Vec<NewFile>> {
+    let refuse = |what: String| {
+        Error::internal(format!("the write is not complete: {what}"))
+            .hint("nothing was committed; run the statement again, and report this")
+    };
+    let mut shape = None;
+    let mut parts: BTreeMap<(u64, u64), Seen> = BTreeMap::new();
+    let mut files: BTreeMap<(u64, u64), Vec<NewFile>> = BTreeMap::new();
+    for batch in batches {
+        if batch.schema().fields() != report_schema().fields() {
+            return Err(refuse("rows that are no report".to_owned()));
+        }
+        let number = |column: usize, row: usize| batch.column(column).as_primitive::<UInt64Type>().value(row);
+        let texts = batch.column(5).as_string::<i32>();
+        for row in 0..batch.num_rows() {
+            let (task, tasks, partition, partitions) =
+                (number(0, row), number(1, row), number(2, row), number(3, row));
+            if *shape.get_or_insert((tasks, partitions)) != (tasks, partitions) {
+                return Err(refuse("parts of different writes".to_owned()));
+            }
+            if task >= tasks || partition >= partitions {
+                return Err(refuse(format!("part {partition} of task {task} is beyond its number")));
+            }
+            let key = (task, partition);
+            let seen = parts.entry(key).or_default();
+            if texts.is_null(row) {
+                if seen.completion.replace(number(4, row)).is_some() {
+                    return Err(refuse(format!("part {partition} of task {task} completed twice")));
+                }
+                continue;
+            }
+            let file: NewFile = serde_json::from_str(texts.value(row))
+                .map_err(|e| refuse("a file is not readable".to_owned()).source(e))?;
+            if file.rows != number(4, row) || file.rows == 0 {
+                return Err(refuse(format!("file '{}' does not have the rows it says", file.path)));
+            }
+            seen.files += file.rows;
+            files.entry(key).or_default().push(file);
+        }
+    }
+    let Some((tasks, partitions)) = shape else { return Err(refuse("no part completed".to_owned())) };
+    for task in 0..tasks {
+        for partition in 0..partitions {
+            let seen = parts.get(&(task, partition));
+            let Some(Seen { files, completion: Some(rows) }) = seen else {
+                return Err(refuse(format!("part {partition} of task {task} did not complete")));
+            };
+            if files != rows {
+                return Err(refuse(format!(
+                    "part {partition} of task {task} wrote {rows} rows, its files have {files}"
+                )));
+            }
+        }
+    }
+    Ok(files.into_values().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skep_common::Kind;
+
+    fn file(rows: u64) -> NewFile {
+        let path = format!("skep-{rows}.parquet");
+        NewFile { path, rows, bytes: 1, footer: 1, partition: Vec::new(), stats: Vec::new() }
+    }
+
+    fn part(task: usize, partition: usize) -> Part {
+        Part { task, tasks: 2, partition, partitions: 2 }
+    }
+
+    fn whole() -> Vec<RecordBatch> {
+        vec![
+            report(part(0, 0), &[file(3), file(4)]).unwrap(),
+            report(part(1, 1), &[]).unwrap(),
+            report(part(1, 0), &[file(5)]).unwrap(),
+            report(part(0, 1), &[]).unwrap(),
+        ]
+    }
+
+    #[test]
+    fn a_whole_write_gives_its_files() {
+        let files = collect_report(&whole()).unwrap();
+        assert_eq!(files.iter().map(|f| f.rows).collect::<Vec<_>>(), [3, 4, 5]);
+    }
+
+    #[test]
+    fn anything_less_or_more_is_refused() {
+        let refused = |batches: &[RecordBatch], what: &str| {
+            let error = collect_report(batches).unwrap_err();
+            assert_eq!(error.kind(), Kind::Internal);
+            assert!(error.message().contains(what), "{error}: {what}");
+        };
+        refused(&[], "no part");
+        for missing in 0..4 {
+            let mut batches = whole();
+            batches.remove(missing);
+            refused(&batches, "did not complete");
+        }
+        let mut doubled = whole();
+        doubled.push(doubled[1].clone());
+        refused(&doubled, "twice");
+        let mut cut = whole();
+        cut[0] = cut[0].slice(1, 2);
+        refused(&cut, "its files have 4");
+        let mut stranger = whole();
+        stranger.push(report(Part { tasks: 3, ..part(0, 0) }, &[]).unwrap());
+        refused(&stranger, "different writes");
+    }
+}

@@ -1,0 +1,262 @@
+//! Rows between tasks: the producing side of [`skep_cluster::exchange`].
+//!
+//! Each open partition is driven by a task of its own, which stops when the consumer has no more room, when it is told
+//! that nobody reads, or when the call ends. A panic of an operator ends in an error of its partition.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use arrow::array::{ArrayRef, AsArray};
+use arrow::ipc::writer::StreamWriter;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion_distributed::{ExecuteTaskRequest, MaybeEncoded, ProducerHead, TaskKey, Worker};
+use futures::{FutureExt, Stream, StreamExt};
+use skep_cluster::failure::from_datafusion;
+use skep_cluster::proto::exchange::exchange_server::Exchange;
+use skep_cluster::proto::exchange::fetch_reply::Kind as ReplyKind;
+use skep_cluster::proto::exchange::fetch_request::Kind as RequestKind;
+use skep_cluster::proto::exchange::{End, FetchReply, FetchRequest, Open, open};
+use skep_common::task::{Task, panic_text, spawn};
+use skep_common::{Error, Kind, NodeId, Result};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
+
+/// Serves the partitions of one worker's tasks.
+pub(crate) struct Producer {
+    worker: Worker,
+    node: NodeId,
+    running: Arc<AtomicUsize>,
+}
+
+impl Producer {
+    pub(crate) fn new(worker: Worker, node: NodeId, running: Arc<AtomicUsize>) -> Self {
+        Self { worker, node, running }
+    }
+}
+
+#[tonic::async_trait]
+impl Exchange for Producer {
+    type FetchStream = Replies;
+
+    async fn fetch(
+        &self,
+        request: Request<Streaming<FetchRequest>>,
+    ) -> std::result::Result<Response<Replies>, Status> {
+        let mut inbound = request.into_inner();
+        let first = inbound.message().await?.and_then(|message| message.kind);
+        let Some(RequestKind::Open(open)) = first else {
+            return Err(Error::internal("an exchange did not start with its opening").to_status());
+        };
+        let (stage, task) = (open.stage, open.task);
+        let who = Arc::new(format!("task {task} of stage {stage} on worker '{}'", self.node));
+        let request = decode_open(open)?;
+        let start = request.target_partition_start;
+        let opening = AssertUnwindSafe(self.worker.execute_task(request)).catch_unwind().await;
+        let (streams, _) = match opening {
+            Ok(opened) => opened.map_err(|e| blame(from_datafusion(&e), &who))?,
+            Err(panic) => return Err(panicked(panic.as_ref(), &who).to_status()),
+        };
+
+        let (replies, outbound) = mpsc::channel(streams.len() + 1);
+        let mut gates = Vec::with_capacity(streams.len());
+        let mut tasks = Vec::with_capacity(streams.len() + 1);
+        for (i, stream) in streams.into_iter().enumerate() {
+            let gate = Arc::new(Semaphore::new(0));
+            let partition = Partition {
+                index: (start + i) as u64,
+                stream,
+                gate: Arc::clone(&gate),
+                replies: replies.clone(),
+                who: Arc::clone(&who),
+                running: Running::enter(&self.running),
+            };
+            let work = partition.drive();
+            let task = spawn("produce", work);
+            gates.push((gate, task));
+        }
+        let control = control(inbound, start, gates);
+        tasks.push(spawn("grant", control));
+        Ok(Response::new(Replies { outbound: ReceiverStream::new(outbound), tasks }))
+    }
+}
+
+/// The answer of one call; dropping it stops the partitions.
+pub(crate) struct Replies {
+    outbound: ReceiverStream<std::result::Result<FetchReply, Status>>,
+    #[expect(dead_code, reason = "held for their drop")]
+    tasks: Vec<Task<()>>,
+}
+
+impl Stream for Replies {
+    type Item = std::result::Result<FetchReply, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.outbound.poll_next_unpin(context)
+    }
+}
+
+/// Opens the gates as the consumer grants, and holds the partitions' tasks as long as the call lives.
+async fn control(
+    mut inbound: Streaming<FetchRequest>,
+    start: usize,
+    mut gates: Vec<(Arc<Semaphore>, Task<()>)>,
+) {
+    loop {
+        let Ok(Some(message)) = inbound.message().await else { break };
+        let (partition, batches) = match message.kind {
+            Some(RequestKind::Credit(credit)) => (credit.partition, Some(credit.batches)),
+            Some(RequestKind::Stop(partition)) => (partition, None),
+            Some(RequestKind::Open(_)) | None => continue,
+        };
+        let index = usize::try_from(partition).ok().and_then(|p| p.checked_sub(start));
+        let Some((gate, task)) = index.and_then(|i| gates.get_mut(i)) else { continue };
+        match batches {
+            Some(batches) => gate.add_permits(batches as usize),
+            None => task.abort(),
+        }
+    }
+    // The consumer asks for nothing more: what it has credit for is still sent, and the end marks.
+    for (_, task) in gates {
+        let _ = task.join().await;
+    }
+}
+
+/// Counts a partition as running as long as it lives.
+struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn enter(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+struct Partition {
+    index: u64,
+    stream: SendableRecordBatchStream,
+    gate: Arc<Semaphore>,
+    replies: mpsc::Sender<std::result::Result<FetchReply, Status>>,
+    who: Arc<String>,
+    #[expect(dead_code, reason = "held for its drop")]
+    running: Running,
+}
+
+impl Partition {
+    async fn drive(mut self) {
+        let last = match AssertUnwindSafe(self.send_all()).catch_unwind().await {
+            Ok(Ok(end)) => ReplyKind::End(end),
+            Ok(Err(error)) => ReplyKind::Error(blame(error, &self.who).encode()),
+            Err(panic) => ReplyKind::Error(panicked(panic.as_ref(), &self.who).encode()),
+        };
+        // A closed call has nobody to tell.
+        let _ = self.reply(last).await;
+    }
+
+    async fn send_all(&mut self) -> Result<End> {
+        let mut sent = End { rows: 0, batches: 0 };
+        loop {
+            let permit = Arc::clone(&self.gate).acquire_owned().await;
+            permit.map_err(|_| Error::cancelled("nobody reads this partition"))?.forget();
+            let batch = loop {
+                match self.stream.next().await {
+                    None => return Ok(sent),
+                    Some(batch) => {
+                        let batch = batch.map_err(|e| from_datafusion(&e))?;
+                        if batch.num_rows() > 0 {
+                            break batch;
+                        }
+                    }
+                }
+            };
+            sent.rows += batch.num_rows() as u64;
+            sent.batches += 1;
+            self.reply(ReplyKind::Rows(encode(&batch)?.into())).await?;
+        }
+    }
+
+    async fn reply(&mut self, kind: ReplyKind) -> Result<()> {
+        let reply = FetchReply { partition: self.index, kind: Some(kind) };
+        let sent = self.replies.send(Ok(reply)).await;
+        sent.map_err(|_| Error::cancelled("the consumer went away"))
+    }
+}
+
+/// A bug is told together with where it happened; what else goes wrong is the query's matter.
+fn blame(error: Error, who: &str) -> Error {
+    if error.kind() == Kind::Internal && !error.message().contains("worker '") {
+        return error.context(format!("{who} failed"));
+    }
+    error
+}
+
+fn panicked(panic: &(dyn Any + Send), who: &str) -> Error {
+    Error::internal(format!("{who} panicked: {}", panic_text(panic)))
+        .hint("this is a bug in skep; the query did not finish, no part of it was committed")
+}
+
+fn decode_open(open: Open) -> Result<ExecuteTaskRequest> {
+    let query = Uuid::from_slice(&open.query).map_err(|e| Error::internal("not a query id").source(e))?;
+    let producer_head = match open.head {
+        None => ProducerHead::None,
+        Some(open::Head::Broadcast(partitions)) => {
+            ProducerHead::BroadcastExec { output_partitions: size(partitions)? }
+        }
+        Some(open::Head::Repartition(partitioning)) => {
+            ProducerHead::RepartitionExec { partitioning: MaybeEncoded::Encoded(partitioning.to_vec()) }
+        }
+    };
+    Ok(ExecuteTaskRequest {
+        task_key: TaskKey { query_id: query, stage_id: size(open.stage)?, task_number: size(open.task)? },
+        target_partition_start: size(open.partition_start)?,
+        target_partition_end: size(open.partition_end)?,
+        producer_head,
+    })
+}
+
+fn size(number: u64) -> Result<usize> {
+    usize::try_from(number).map_err(|e| Error::internal("a number of the exchange is too large").source(e))
+}
+
+/// One batch as an Arrow IPC stream of its own.
+fn encode(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let batch = compact(batch)?;
+    let failed = |e| Error::internal("rows cannot be encoded").source(e);
+    let bytes = Vec::with_capacity(batch.get_array_memory_size() + 1024);
+    let mut writer = StreamWriter::try_new(bytes, &batch.schema()).map_err(failed)?;
+    writer.write(&batch).map_err(failed)?;
+    writer.into_inner().map_err(failed)
+}
+
+/// Copies strings out of buffers that hold mostly others: a filtered view would drag its whole input along.
+fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().map(|column| -> ArrayRef {
+        if let Some(view) = column.as_string_view_opt() {
+            let held: usize = view.data_buffers().iter().map(|buffer| buffer.len()).sum();
+            if held > 2 * view.total_buffer_bytes_used() {
+                return Arc::new(view.gc());
+            }
+        } else if let Some(view) = column.as_binary_view_opt() {
+            let held: usize = view.data_buffers().iter().map(|buffer| buffer.len()).sum();
+            if held > 2 * view.total_buffer_bytes_used() {
+                return Arc::new(view.gc());
+            }
+        }
+        Arc::clone(column)
+    });
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns.collect(), &options)
+        .map_err(|e| Error::internal("rows do not fit their schema").source(e))
+}

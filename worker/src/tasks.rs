@@ -1,0 +1,96 @@
+//! The tasks of the pipelined lane on one worker.
+//!
+//! A coordinator sends a plan (datafusion-distributed's own service), consumers pull its rows
+//! ([`skep_cluster::exchange`]). Each task gets a session of its own: this worker's memory, stores and functions, the
+//! settings that came with the plan, and which of how many tasks it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion_distributed::{DistributedExt, DistributedTaskContext, Worker, WorkerQueryContext};
+use skep_cluster::exchange::Channels;
+use skep_cluster::failure::to_datafusion;
+use skep_cluster::proto::exchange::exchange_server::ExchangeServer;
+use skep_cluster::settings::{Travel, unpack};
+use skep_common::NodeId;
+use skep_engine::codec::Codec;
+use skep_engine::write::TaskIdentity;
+use tonic::service::RoutesBuilder;
+
+use crate::exchange::Producer;
+
+/// Adds to the session of every task, such as functions that plans name.
+pub type Prepare = Arc<dyn Fn(SessionStateBuilder) -> SessionStateBuilder + Send + Sync>;
+
+/// What a worker's tasks run with.
+pub struct Options {
+    /// The worker, as errors name it.
+    pub node: NodeId,
+    /// Memory, disk and stores, shared by all tasks of the process.
+    pub runtime: Arc<RuntimeEnv>,
+    /// Connections to other workers.
+    pub channels: Channels,
+    /// Our plan nodes. The same on every node of a cluster.
+    pub codec: Codec,
+    /// Applied to every task's session.
+    pub prepare: Prepare,
+}
+
+/// The tasks of one worker. Cheap to clone.
+#[derive(Clone)]
+pub struct Tasks {
+    worker: Worker,
+    node: NodeId,
+    running: Arc<AtomicUsize>,
+}
+
+impl Tasks {
+    /// Ready to be served.
+    pub fn new(options: Options) -> Self {
+        let Options { node, runtime, channels, codec, prepare } = options;
+        let build = move |context: WorkerQueryContext| {
+            let (channels, codec, prepare) = (channels.clone(), codec.clone(), Arc::clone(&prepare));
+            async move { session(context, channels, codec, &prepare) }
+        };
+        let version = concat!("skep ", env!("CARGO_PKG_VERSION"));
+        let worker = Worker::from_session_builder(build).with_runtime_env(runtime).with_version(version);
+        Self { worker, node, running: Arc::default() }
+    }
+
+    /// Adds the services to a server. The server checks the secret, before every call.
+    pub fn register(&self, routes: &mut RoutesBuilder) {
+        routes.add_service(self.worker.clone().into_worker_server());
+        let producer = Producer::new(self.worker.clone(), self.node.clone(), Arc::clone(&self.running));
+        let server = ExchangeServer::new(producer)
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+        routes.add_service(server);
+    }
+
+    /// Partitions that are open for their consumers. None when all queries have ended or were cancelled.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
+    }
+}
+
+fn session(
+    context: WorkerQueryContext,
+    channels: Channels,
+    codec: Codec,
+    prepare: &Prepare,
+) -> Result<SessionState, DataFusionError> {
+    let WorkerQueryContext { builder, headers } = context;
+    let mut builder = builder.with_distributed_option_extension_from_headers::<Travel>(&headers)?;
+    let config = builder.config().get_or_insert_default();
+    let options = config.options_mut();
+    let travelled = options.extensions.get::<Travel>().map(|t| t.options.clone()).unwrap_or_default();
+    unpack(&travelled, options).map_err(to_datafusion)?;
+    if let Some(task) = config.get_extension::<DistributedTaskContext>() {
+        config.set_extension(Arc::new(TaskIdentity { index: task.task_index, count: task.task_count }));
+    }
+    let builder = builder.with_distributed_channel_resolver(channels).with_distributed_user_codec(codec);
+    Ok(prepare(builder).build())
+}
