@@ -4,6 +4,7 @@
 //! Running tasks and holding blocks (`skep-worker`), protocols for clients (`skep-server`).
 
 pub mod ingest;
+pub mod lanes;
 pub mod session;
 
 pub use session::{

@@ -16,7 +16,9 @@
 pub mod codec;
 pub mod guard;
 pub mod names;
+pub mod placement;
 pub mod sql;
 pub mod write;
 
+pub use placement::{OnCoordinator, Replicas};
 pub use sql::{Parsed, Statement, parse, parse_one};

@@ -1,0 +1,161 @@
+//! Plans as text: stages, tasks, workers, operators.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
+use datafusion_distributed::{
+    DistributedExec, DistributedLeafExec, DistributedMetricsFormat, NetworkBoundaryExt,
+};
+use futures::TryStreamExt;
+use skep_cluster::failure::from_datafusion;
+use skep_common::Result;
+use skep_engine::guard::guard;
+use skep_store::NodeInfo;
+
+use super::leaf::file_scan;
+use super::plan::{Planned, Staging, choose, staged, whole};
+use super::route::{Place, places};
+use super::{Job, Lane, Lanes, Ran};
+
+pub(super) async fn explain(lanes: &Lanes, job: &Job) -> Result<String> {
+    let (planned, workers, reason) = plan(lanes, job, &Ran::default(), false).await?;
+    Ok(render(&planned.plan, &workers, reason.as_deref()))
+}
+
+/// The plan `job` would run now, the workers it would run on, and why not on them.
+async fn plan(
+    lanes: &Lanes,
+    job: &Job,
+    ran: &Ran,
+    metrics: bool,
+) -> Result<(Planned, Vec<NodeInfo>, Option<String>)> {
+    let inner = &lanes.0;
+    let workers = inner.nodes.live();
+    let mut reason = None;
+    let lane = match job.lane {
+        Some(lane) => lane,
+        None => choose(inner, &whole(job).await?.plan, &workers),
+    };
+    if lane == Lane::Pipelined {
+        ran.begin(Lane::Pipelined, None);
+        match staged(inner, job, workers.clone(), ran, metrics).await? {
+            Staging::Staged(planned) => return Ok((planned, workers, None)),
+            Staging::Whole(why) => reason = Some(why),
+        }
+    }
+    ran.local(reason.clone());
+    Ok((whole(job).await?, Vec::new(), reason))
+}
+
+fn render(plan: &Arc<dyn ExecutionPlan>, workers: &[NodeInfo], reason: Option<&str>) -> String {
+    let mut text = String::new();
+    let Some(staged) = plan.downcast_ref::<DistributedExec>() else {
+        match reason {
+            Some(reason) => line(&mut text, 0, &format!("lane: local ({reason})")),
+            None => line(&mut text, 0, "lane: local"),
+        }
+        text.push_str(&displayable(plan.as_ref()).indent(false).to_string());
+        return text;
+    };
+    line(&mut text, 0, &format!("lane: pipelined, {} workers", workers.len()));
+    line(&mut text, 0, "coordinator");
+    for child in staged.children() {
+        operators(&mut text, child, 1);
+    }
+    for (number, (head, tasks)) in stages(plan).into_iter().rev() {
+        let mut names: Vec<&str> = Vec::with_capacity(tasks);
+        for place in places(&head, tasks, workers, number) {
+            match place {
+                Place::Worker(position) => names.push(workers[position].id.as_str()),
+                Place::Coordinator => names.push("the coordinator"),
+            }
+        }
+        let word = if tasks == 1 { "task" } else { "tasks" };
+        line(&mut text, 0, &format!("stage {number}: {tasks} {word} on {}", names.join(", ")));
+        operators(&mut text, &head, 1);
+    }
+    text
+}
+
+/// The stages of a plan by number: what stands on top, and how many tasks.
+fn stages(plan: &Arc<dyn ExecutionPlan>) -> BTreeMap<usize, (Arc<dyn ExecutionPlan>, usize)> {
+    let mut found = BTreeMap::new();
+    // The closure never fails.
+    let _ = plan.apply(|node| {
+        if let Some(boundary) = node.as_network_boundary()
+            && let Some(head) = boundary.input_stage().local_plan()
+        {
+            let stage = boundary.input_stage();
+            found.insert(stage.num(), (Arc::clone(head), stage.task_count()));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
+
+fn operators(text: &mut String, plan: &Arc<dyn ExecutionPlan>, depth: usize) {
+    if let Some(boundary) = plan.as_network_boundary() {
+        line(text, depth, &format!("{} <- stage {}", plan.name(), boundary.input_stage().num()));
+        return;
+    }
+    if let Some(leaf) = plan.downcast_ref::<DistributedLeafExec>() {
+        line(text, depth, displayable(leaf.original().as_ref()).one_line().to_string().trim_end());
+        let shares: Vec<_> = leaf.variants().iter().map(share).collect();
+        if shares.iter().any(|share| !share.is_empty()) {
+            line(text, depth + 1, &format!("tasks read {}", shares.join("; ")));
+        }
+        return;
+    }
+    // A guard changes nothing that a reader of plans wants to know.
+    if plan.name() == "GuardExec" {
+        for child in plan.children() {
+            operators(text, child, depth);
+        }
+        return;
+    }
+    line(text, depth, displayable(plan.as_ref()).one_line().to_string().trim_end());
+    for child in plan.children() {
+        operators(text, child, depth + 1);
+    }
+}
+
+fn share(variant: &Arc<dyn ExecutionPlan>) -> String {
+    let Some(scan) = file_scan(variant) else { return String::new() };
+    let files = scan.file_groups.iter().flat_map(|group| group.files());
+    let (count, bytes) =
+        files.fold((0, 0), |(count, bytes), file| (count + 1, bytes + file.effective_size()));
+    format!("{count} parts, {}", skep_common::ByteSize(bytes))
+}
+
+fn line(text: &mut String, depth: usize, what: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{:indent$}{what}", "", indent = depth * 2);
+}
+
+pub(super) async fn analyze(lanes: &Lanes, job: Job) -> Result<String> {
+    let ran = Ran::default();
+    let (planned, workers, reason) = plan(lanes, &job, &ran, true).await?;
+    let plan = Arc::clone(&planned.plan);
+    let stream = execute_stream(planned.plan, planned.context).map_err(|e| from_datafusion(&e))?;
+    let rows = guard(stream).try_fold(0usize, |rows, batch| async move { Ok(rows + batch.num_rows()) });
+    let rows = rows.await.map_err(|e| from_datafusion(&e))?;
+    let measured =
+        datafusion_distributed::explain_analyze(Arc::clone(&plan), DistributedMetricsFormat::Aggregated);
+    let measured = match tokio::time::timeout(lanes.0.config.metrics_timeout, measured).await {
+        Ok(text) => text.map_err(|e| from_datafusion(&e))?,
+        // A task that was planned and never asked for rows has nothing to report, and never does.
+        Err(_) => {
+            let mut text = render(&plan, &workers, reason.as_deref());
+            line(&mut text, 0, "(not every task reported what it measured)");
+            text
+        }
+    };
+    let mut text = String::new();
+    line(&mut text, 0, &ran.summary());
+    line(&mut text, 0, &format!("rows: {rows}"));
+    text.push_str(&measured);
+    Ok(text)
+}

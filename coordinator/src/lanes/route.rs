@@ -1,0 +1,163 @@
+//! Sends each task to a worker.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_distributed::{
+    DistributedLeafExec, NetworkBoundaryExt, RouteTasksEvent, RouteTasksEventResponse, RouteTasksHandler,
+    WorkerResolver,
+};
+use skep_cluster::failure::to_datafusion;
+use skep_common::{Error, NodeId};
+use skep_store::NodeInfo;
+use url::Url;
+
+use super::Ran;
+use super::leaf::{file_scan, held_bytes, on_coordinator};
+
+/// The workers of one attempt, in a fixed order. Planning counts them, routing sends to them.
+#[derive(Debug, Clone)]
+pub(super) struct Workers(pub(super) Arc<Vec<NodeInfo>>);
+
+impl WorkerResolver for Workers {
+    fn get_urls(&self) -> Result<Vec<Url>> {
+        Ok(self.0.iter().map(|worker| worker.url.clone()).collect())
+    }
+}
+
+/// Where one task goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// To the worker of this position.
+    Worker(usize),
+    /// To the coordinator's own service.
+    Coordinator,
+}
+
+/// Chooses a place for each task of the stage under `head`: where most of its bytes are, at most one task on a worker while
+/// there are as many workers as tasks.
+pub(super) fn places(
+    head: &Arc<dyn ExecutionPlan>,
+    tasks: usize,
+    workers: &[NodeInfo],
+    stage: usize,
+) -> Vec<Place> {
+    let mut held: Vec<HashMap<NodeId, u64>> = vec![HashMap::new(); tasks];
+    let mut pinned = false;
+    visit(head, &mut |plan| {
+        if let Some(scan) = file_scan(plan) {
+            pinned |= on_coordinator(scan);
+            if let [only] = held.as_mut_slice() {
+                add(only, held_bytes(scan));
+            }
+        }
+        if let Some(leaf) = plan.downcast_ref::<DistributedLeafExec>() {
+            pinned |= file_scan(leaf.original()).is_some_and(on_coordinator);
+            for (held, variant) in held.iter_mut().zip(leaf.variants()) {
+                add(held, file_scan(variant).map(held_bytes).unwrap_or_default());
+            }
+        }
+    });
+    if pinned {
+        return vec![Place::Coordinator; tasks];
+    }
+    if workers.is_empty() {
+        return vec![Place::Coordinator; tasks];
+    }
+    let mut chosen: Vec<Option<usize>> = vec![None; tasks];
+    let mut taken: HashSet<usize> = HashSet::new();
+    let mut wishes: Vec<(u64, usize, usize)> = Vec::new();
+    for (task, held) in held.iter().enumerate() {
+        for (position, worker) in workers.iter().enumerate() {
+            if let Some(bytes) = held.get(&worker.id).filter(|bytes| **bytes > 0) {
+                wishes.push((*bytes, task, position));
+            }
+        }
+    }
+    let preferred = |task: usize, position: usize| usize::from(task != position);
+    wishes.sort_by_key(|&(bytes, task, at)| (std::cmp::Reverse(bytes), preferred(task, at), task, at));
+    let one_each = tasks <= workers.len();
+    for (_, task, position) in wishes {
+        if chosen[task].is_none() && (!one_each || !taken.contains(&position)) {
+            chosen[task] = Some(position);
+            taken.insert(position);
+        }
+    }
+    // Tasks without bytes of their own: each its own worker, single ones a different one in each stage.
+    let offset = if tasks < workers.len() { stage } else { 0 };
+    (0..tasks)
+        .map(|task| {
+            let own = chosen[task].unwrap_or_else(|| {
+                let ring = (0..workers.len()).map(|step| (task + offset + step) % workers.len());
+                let free = ring.clone().find(|position| !taken.contains(position));
+                let position = free.unwrap_or((task + offset) % workers.len());
+                taken.insert(position);
+                position
+            });
+            Place::Worker(own)
+        })
+        .collect()
+}
+
+fn add(to: &mut HashMap<NodeId, u64>, more: HashMap<NodeId, u64>) {
+    for (node, bytes) in more {
+        *to.entry(node).or_default() += bytes;
+    }
+}
+
+/// The nodes of one stage: down to the boundaries of the stages that feed it.
+fn visit(head: &Arc<dyn ExecutionPlan>, see: &mut dyn FnMut(&Arc<dyn ExecutionPlan>)) {
+    // The closure never fails.
+    let _ = head.apply(|plan| {
+        if plan.is_network_boundary() {
+            return Ok(TreeNodeRecursion::Jump);
+        }
+        see(plan);
+        Ok(TreeNodeRecursion::Continue)
+    });
+}
+
+/// Routes the tasks of one attempt, and keeps a record.
+pub(super) struct Router {
+    pub(super) workers: Workers,
+    pub(super) own: Option<Url>,
+    pub(super) ran: Ran,
+}
+
+impl RouteTasksHandler for Router {
+    fn handle(&self, event: RouteTasksEvent) -> Option<Result<RouteTasksEventResponse>> {
+        Some(self.route(event.plan, event.task_count).map(RouteTasksEventResponse::new))
+    }
+}
+
+impl Router {
+    fn route(&self, head: &Arc<dyn ExecutionPlan>, tasks: usize) -> Result<Vec<Url>> {
+        // The event does not say which stage it is. They come in the order of their numbers.
+        let stage = self.ran.stages().len() + 1;
+        let places = places(head, tasks, &self.workers.0, stage);
+        let (mut urls, mut nodes) = (Vec::with_capacity(tasks), Vec::with_capacity(tasks));
+        for place in places {
+            match place {
+                Place::Worker(position) => {
+                    let worker = &self.workers.0[position];
+                    urls.push(worker.url.clone());
+                    nodes.push(Some(worker.id.clone()));
+                }
+                Place::Coordinator => {
+                    let own = self.own.clone().ok_or_else(|| {
+                        to_datafusion(Error::internal(
+                            "a task has to run on the coordinator, which serves none",
+                        ))
+                    })?;
+                    urls.push(own);
+                    nodes.push(None);
+                }
+            }
+        }
+        self.ran.routed(stage, nodes);
+        Ok(urls)
+    }
+}
