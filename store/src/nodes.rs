@@ -1,5 +1,6 @@
 //! What the store knows of the nodes that hold blocks.
 
+use serde::{Deserialize, Serialize};
 use skep_common::NodeId;
 use url::Url;
 
@@ -16,8 +17,26 @@ pub struct NodeInfo {
     pub free: u64,
 }
 
+impl NodeInfo {
+    /// How others reach it.
+    pub fn peer(&self) -> Peer {
+        Peer { id: self.id.clone(), zone: self.zone.clone(), url: self.url.clone() }
+    }
+}
+
 /// The nodes that are alive, as the coordinator sees them.
 pub trait Nodes: std::fmt::Debug + Send + Sync {
     /// The live nodes, sorted by id. Cheap: a copy of state in memory.
     fn live(&self) -> Vec<NodeInfo>;
+}
+
+/// Where to reach a node for its blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its id.
+    pub id: NodeId,
+    /// Its failure domain.
+    pub zone: Option<String>,
+    /// Where it listens.
+    pub url: Url,
 }

@@ -1,0 +1,251 @@
+//! The map of paths to blocks and of blocks to nodes, in a database of its own.
+//!
+//! ```text
+//! begin_write -> placement -> (bytes go to the nodes) -> commit_write: the file appears
+//!      \-- add_block, more_targets, renew_write            \-- or abort_write, or the lease runs out
+//! ```
+//!
+//! # Guarantees
+//! - A file appears, is replaced, renamed and deleted in one transaction each; of many that create one path, one wins.
+//! - Every block id is recorded before it is handed out, so that whatever a failed write leaves can be collected.
+//! - A replica that was reported bad is never offered to readers again.
+//!
+//! # Not here
+//! Moving bytes (`server`), deciding repairs (`keep`), carrying calls over the network (`skep_cluster::blocks`).
+
+mod housekeeping;
+mod read;
+mod report;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use parking_lot::RwLock;
+use skep_common::clock::Clock;
+use skep_common::{Error, NodeId, Result};
+use skep_metadb::MetaDb;
+use sqlx::SqliteConnection;
+
+use crate::block::{BlockId, WriteId};
+use crate::config::Config;
+use crate::nodes::{NodeInfo, Nodes, Peer};
+use crate::remote::{
+    BlockReport, Directory, Fault, FileMap, FileMeta, NamespaceClient, Placement, ReportAnswer, WriteMode,
+    WrittenBlock,
+};
+
+pub use housekeeping::{Garbage, Replica};
+
+/// The namespace. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Namespace(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    db: MetaDb,
+    store: String,
+    config: Config,
+    nodes: Arc<dyn Nodes>,
+    /// Nodes that ever reported: those that blocks are placed on when they are alive.
+    known: RwLock<BTreeSet<NodeId>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Namespace {
+    /// Opens `blocks.sqlite` at `path`, creating it if it is not there.
+    ///
+    /// # Errors
+    /// Those of [`MetaDb::open`]; `Invalid` for settings out of range or a file of a newer version.
+    pub async fn open(
+        path: &Path,
+        config: Config,
+        nodes: Arc<dyn Nodes>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        config.validate()?;
+        let db = MetaDb::open(path, skep_metadb::Options::default()).await?;
+        db.migrate("blocks", schema::STEPS).await?;
+        let mut tx = db.begin().await?;
+        sqlx::query("INSERT OR IGNORE INTO skep_store (key, value) VALUES ('store', ?)")
+            .bind(BlockId::generate().to_string())
+            .execute(tx.conn())
+            .await
+            .map_err(db_error)?;
+        tx.commit().await?;
+        let store: String = sqlx::query_scalar("SELECT value FROM skep_store WHERE key = 'store'")
+            .fetch_one(db.reader())
+            .await
+            .map_err(db_error)?;
+        let ids: Vec<String> =
+            sqlx::query_scalar("SELECT id FROM skep_node").fetch_all(db.reader()).await.map_err(db_error)?;
+        let known = ids.into_iter().map(NodeId::new).collect::<Result<_>>()?;
+        Ok(Self(Arc::new(Inner { db, store, config, nodes, known: RwLock::new(known), clock })))
+    }
+
+    /// The id of the store; the nodes' folders remember it.
+    pub fn store(&self) -> &str {
+        &self.0.store
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Replicas a block should have, and must have for its file to appear.
+    pub fn replication(&self) -> Replication {
+        let known = u32::try_from(self.0.known.read().len()).unwrap_or(u32::MAX).max(1);
+        Replication {
+            wanted: self.0.config.replication.min(known),
+            required: self.0.config.min_replicas.min(known),
+        }
+    }
+
+    /// Nodes that are alive and have reported.
+    pub fn live(&self) -> Vec<NodeInfo> {
+        let known = self.0.known.read();
+        self.0.nodes.live().into_iter().filter(|node| known.contains(&node.id)).collect()
+    }
+
+    fn live_peers(&self) -> BTreeMap<NodeId, Peer> {
+        self.0.nodes.live().into_iter().map(|node| (node.id.clone(), node.peer())).collect()
+    }
+
+    fn now_us(&self) -> i64 {
+        self.0.clock.now().timestamp_micros()
+    }
+}
+
+/// How many replicas, given the nodes there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replication {
+    /// What the keeper works towards.
+    pub wanted: u32,
+    /// What a file needs to appear.
+    pub required: u32,
+}
+
+#[async_trait]
+impl NamespaceClient for Namespace {
+    async fn begin_write(
+        &self,
+        write: WriteId,
+        path: &str,
+        mode: &WriteMode,
+        writer: Option<&NodeId>,
+    ) -> Result<Placement> {
+        write::begin(self, write, path, mode, writer).await
+    }
+
+    async fn add_block(
+        &self,
+        write: WriteId,
+        writer: Option<&NodeId>,
+        exclude: &[NodeId],
+    ) -> Result<Placement> {
+        write::add_block(self, write, writer, exclude).await
+    }
+
+    async fn more_targets(
+        &self,
+        write: WriteId,
+        block: BlockId,
+        have: &[NodeId],
+        exclude: &[NodeId],
+    ) -> Result<Vec<Peer>> {
+        write::more_targets(self, write, block, have, exclude).await
+    }
+
+    async fn renew_write(&self, write: WriteId) -> Result<()> {
+        let mut tx = self.0.db.begin().await?;
+        write::touch(self, tx.conn(), write).await?;
+        tx.commit().await
+    }
+
+    async fn commit_write(&self, write: WriteId, blocks: &[WrittenBlock]) -> Result<FileMeta> {
+        write::commit(self, write, blocks).await
+    }
+
+    async fn abort_write(&self, write: WriteId) -> Result<()> {
+        let mut tx = self.0.db.begin().await?;
+        write::give_up(self, tx.conn(), write).await?;
+        tx.commit().await
+    }
+
+    async fn lookup(&self, paths: &[String]) -> Result<Vec<Option<FileMap>>> {
+        read::lookup(self, paths).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<FileMeta>> {
+        read::list(self, prefix, after, limit).await
+    }
+
+    async fn list_directory(&self, prefix: &str, from: Option<&str>, limit: u32) -> Result<Directory> {
+        read::list_directory(self, prefix, from, limit).await
+    }
+
+    async fn delete(&self, paths: &[String]) -> Result<Vec<bool>> {
+        write::delete(self, paths).await
+    }
+
+    async fn copy(&self, from: &str, to: &str, create: bool) -> Result<()> {
+        write::copy(self, from, to, create).await
+    }
+
+    async fn rename(&self, from: &str, to: &str, create: bool) -> Result<()> {
+        write::rename(self, from, to, create).await
+    }
+
+    async fn report_fault(&self, block: BlockId, node: &NodeId, fault: Fault) -> Result<()> {
+        report::fault(self, block, node, fault).await
+    }
+
+    async fn report_blocks(&self, report: BlockReport) -> Result<ReportAnswer> {
+        report::blocks(self, report).await
+    }
+}
+
+fn db_error(error: sqlx::Error) -> Error {
+    skep_metadb::database_error("the block namespace could not be read or written", error)
+}
+
+fn time(us: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(us).unwrap_or_default()
+}
+
+/// Ids as the JSON array that `json_each(?)` takes: one statement for any number.
+fn json(ids: impl IntoIterator<Item = impl ToString>) -> String {
+    serde_json::Value::from(ids.into_iter().map(|id| id.to_string()).collect::<Vec<_>>()).to_string()
+}
+
+/// Turns blocks without a file and a write into garbage on every node that may hold a part of them.
+async fn collect(conn: &mut SqliteConnection, blocks: &[String], now_us: i64) -> Result<()> {
+    let blocks = json(blocks);
+    sqlx::query(
+        "INSERT OR IGNORE INTO skep_garbage (node, block, since_us)
+         SELECT r.node, r.block, ?2 FROM skep_replica r JOIN skep_block b ON b.id = r.block
+         WHERE r.block IN (SELECT value FROM json_each(?1)) AND b.write IS NULL
+           AND NOT EXISTS (SELECT 1 FROM skep_file_block f WHERE f.block = r.block)",
+    )
+    .bind(&blocks)
+    .bind(now_us)
+    .execute(&mut *conn)
+    .await
+    .map_err(db_error)?;
+    for statement in [
+        "DELETE FROM skep_block WHERE id IN (SELECT value FROM json_each(?)) AND write IS NULL
+           AND NOT EXISTS (SELECT 1 FROM skep_file_block f WHERE f.block = skep_block.id)",
+        "DELETE FROM skep_replica WHERE block IN (SELECT value FROM json_each(?))
+           AND NOT EXISTS (SELECT 1 FROM skep_block b WHERE b.id = skep_replica.block)",
+    ] {
+        sqlx::query(statement).bind(&blocks).execute(&mut *conn).await.map_err(db_error)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The store as its callers see it.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod cluster;
+mod contract;
+mod faults;
+mod keep;
