@@ -18,6 +18,9 @@ struct TableStats {
     bytes: i64,
 }
 
+/// `contains_null`, `contains_nan`, `min_value`, `max_value`.
+type GlobalRow = (Option<i64>, Option<i64>, Option<String>, Option<String>);
+
 impl Writer<'_> {
     /// Adds `files` to table `id`, which has `columns`.
     pub(crate) async fn append(&mut self, id: i64, columns: &[Column], files: &[NewFile]) -> Result<()> {
@@ -197,7 +200,7 @@ impl Writer<'_> {
         first_file: i64,
         files: impl Iterator<Item = &ColumnStats>,
     ) -> Result<(), sqlx::Error> {
-        let row: Option<(Option<i64>, Option<i64>, Option<String>, Option<String>)> = sqlx::query_as(
+        let row: Option<GlobalRow> = sqlx::query_as(
             "SELECT contains_null, contains_nan, min_value, max_value FROM ducklake_table_column_stats \
              WHERE table_id = ? AND column_id = ?",
         )

@@ -150,6 +150,8 @@ fn with_slash(mut path: String) -> String {
     path
 }
 
+type Path = Option<String>;
+
 struct TableRow {
     id: i64,
     uuid: String,
@@ -160,7 +162,7 @@ struct TableRow {
 }
 
 async fn table_rows(db: &MetaDb, id: i64) -> Result<Vec<TableRow>, sqlx::Error> {
-    let rows: Vec<(i64, String, i64, String, Option<String>, Option<i64>)> = sqlx::query_as(
+    let rows: Vec<(i64, String, i64, String, Path, Option<i64>)> = sqlx::query_as(
         "SELECT table_id, table_uuid, schema_id, table_name, path, path_is_relative FROM ducklake_table \
          WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
     )
@@ -190,27 +192,22 @@ async fn comments(db: &MetaDb, id: i64) -> Result<HashMap<i64, String>, sqlx::Er
     Ok(rows.into_iter().filter_map(|(object, value)| Some((object, value?))).collect())
 }
 
+/// Id, uuid, schema, name, dialect, query, aliases.
+type ViewRow = (i64, String, i64, String, String, String, Option<String>);
+
 async fn views(
     db: &MetaDb,
     id: i64,
     schemas: &HashMap<i64, SchemaDef>,
 ) -> Result<ByName<ViewDef>, sqlx::Error> {
-    let rows: Vec<(i64, String, i64, String, String, String, Option<String>)> = sqlx::query_as(
+    let rows: Vec<ViewRow> = sqlx::query_as(
         "SELECT view_id, view_uuid, schema_id, view_name, dialect, sql, column_aliases FROM ducklake_view \
          WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
     )
     .bind(id)
     .fetch_all(db.reader())
     .await?;
-    let define = |(id, view_uuid, schema, name, dialect, sql, aliases): (
-        _,
-        String,
-        _,
-        String,
-        _,
-        _,
-        Option<String>,
-    )| {
+    let define = |(id, view_uuid, schema, name, dialect, sql, aliases): ViewRow| {
         let schema: &SchemaDef = schemas.get(&schema)?;
         let view = ViewDef {
             id,
@@ -243,8 +240,11 @@ fn parse_aliases(text: &str) -> Vec<String> {
     aliases
 }
 
+/// Id, uuid, schema, name, columns, definition, comment.
+type ExternalRow = (i64, String, i64, String, String, String, Option<String>);
+
 async fn externals(db: &MetaDb, id: i64, schemas: &HashMap<i64, SchemaDef>) -> Result<Vec<TableDef>> {
-    let rows: Vec<(i64, String, i64, String, String, String, Option<String>)> = sqlx::query_as(
+    let rows: Vec<ExternalRow> = sqlx::query_as(
         "SELECT table_id, table_uuid, schema_id, table_name, columns, external, comment FROM skep_external_table \
          WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
     )

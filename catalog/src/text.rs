@@ -120,9 +120,8 @@ pub fn decode(ty: &LakeType, text: &str) -> Option<Bound> {
         LakeType::UInt8 | LakeType::UInt16 | LakeType::UInt32 | LakeType::UInt64 => {
             Bound::UInt(text.parse().ok()?)
         }
-        LakeType::Float32 | LakeType::Float64 => {
-            Bound::Float(text.parse().ok().filter(|value: &f64| !value.is_nan())?)
-        }
+        LakeType::Float32 => Bound::Float(text.parse().ok().filter(|value: &f32| !value.is_nan())?.into()),
+        LakeType::Float64 => Bound::Float(text.parse().ok().filter(|value: &f64| !value.is_nan())?),
         LakeType::Decimal { scale, .. } => Bound::Decimal(parse_decimal(text, usize::from(*scale))?),
         LakeType::Date => Bound::Date(calendar::parse_date(text)?),
         LakeType::Time => Bound::Time(calendar::parse_time(text, 6)?),
@@ -279,7 +278,7 @@ fn parse_decimal(text: &str, scale: usize) -> Option<i128> {
 
 fn parse_hex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     let nibble = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());

@@ -185,8 +185,7 @@ impl From<&str> for LakeType {
 fn decimal(text: &str) -> Option<LakeType> {
     let (precision, scale) = text.strip_prefix("decimal(")?.strip_suffix(')')?.split_once(',')?;
     let (precision, scale) = (u8::from_str(precision.trim()).ok()?, u8::from_str(scale.trim()).ok()?);
-    (1 <= precision && precision <= 38 && scale <= precision)
-        .then_some(LakeType::Decimal { precision, scale })
+    ((1..=38).contains(&precision) && scale <= precision).then_some(LakeType::Decimal { precision, scale })
 }
 
 impl TryFrom<String> for LakeType {

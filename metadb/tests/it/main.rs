@@ -1,5 +1,5 @@
 //! The metadata database against real files.
-#![expect(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use skep_common::Kind;
 use skep_metadb::{MetaDb, Options};
