@@ -47,6 +47,8 @@ pub const ELEMENT: &str = "element";
 pub const KEY: &str = "key";
 /// The second child of a map.
 pub const VALUE: &str = "value";
+/// The level between a map and its children, in files.
+pub(crate) const ENTRIES: &str = "key_value";
 
 /// Columns for a new table with the fields of `schema`: ids from 1 in pre-order, types normalised.
 ///
@@ -256,7 +258,7 @@ fn field(column: &Column, naming: Naming) -> FieldRef {
         }
         LakeType::Map => {
             let entries = DataType::Struct(fields(&column.children, naming));
-            DataType::Map(Arc::new(Field::new("key_value", entries, false)), false)
+            DataType::Map(Arc::new(Field::new(ENTRIES, entries, false)), false)
         }
         leaf => leaf.leaf_arrow().unwrap_or(DataType::Null),
     };

@@ -1,21 +1,28 @@
 //! Statistics of a finished Parquet file, from its footer.
 //!
+//! Floats that are not numbers (NaN) are what the footer does not tell, and what its bounds leave out though every
+//! engine sorts them after all numbers. Readers that skip row groups by such bounds lose rows, DuckDB and DataFusion
+//! both. So a writer looks for them first ([`nan_columns`]), starts another file without bounds of those columns
+//! ([`without_bounds`]) when it finds some, and lets [`Nans`] tell the catalog.
+//!
 //! # Invariants
 //! - Every leaf column of the table gets its statistics, or the file is refused: other engines skip a file that says
 //!   nothing about a column they filter on.
 //! - A bound is never tighter than the values; where it is not known there is none.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
 use parquet::data_type::AsBytes;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::file::properties::{EnabledStatistics, WriterPropertiesBuilder};
 use parquet::file::statistics::Statistics;
+use parquet::schema::types::ColumnPath;
 use skep_common::{Error, Result};
 use uuid::Uuid;
 
-use crate::column::{Column, leaves};
+use crate::column::{Column, ENTRIES, leaves};
 use crate::model::ColumnStats;
 use crate::text::{self, Bound};
 use crate::types::LakeType;
@@ -69,10 +76,17 @@ fn of_column<'a>(
     let (mut bytes, mut values, mut nulls) = (0, 0, 0);
     for chunk in chunks {
         let count = |n: i64| u64::try_from(n).unwrap_or(0);
+        bytes += count(chunk.compressed_size());
+        if chunk.statistics().is_none() && column.ty.is_float() {
+            // Written without bounds on purpose: any of the values may be NULL, any may be NaN.
+            nulls += count(chunk.num_values());
+            values += count(chunk.num_values());
+            range.add(None, None);
+            continue;
+        }
         let statistics = chunk.statistics().ok_or_else(missing)?;
         let chunk_nulls = statistics.null_count_opt().ok_or_else(missing)?;
         let chunk_values = count(chunk.num_values()).saturating_sub(chunk_nulls);
-        bytes += count(chunk.compressed_size());
         nulls += chunk_nulls;
         values += chunk_values;
         if chunk_values > 0 {
@@ -183,81 +197,124 @@ fn of_fixed(ty: &LakeType, bytes: &[u8]) -> Option<Bound> {
     }
 }
 
-/// Watches the batches of a file for floats that are not numbers, which Parquet's footer does not tell.
+/// The ids of the float columns that have a value in `batch` that is not a number. Free if there are no floats.
+///
+/// The batch has the columns of the table in their order.
+pub fn nan_columns(columns: &[Column], batch: &RecordBatch) -> BTreeSet<i64> {
+    let mut found = BTreeSet::new();
+    for (column, array) in columns.iter().zip(batch.columns()) {
+        if leaves(std::slice::from_ref(column)).iter().any(|leaf| leaf.ty.is_float()) {
+            look(column, array.as_ref(), &mut found);
+        }
+    }
+    found
+}
+
+/// Writes no statistics for the columns with these ids, wherever they nest.
+pub fn without_bounds(
+    mut properties: WriterPropertiesBuilder,
+    columns: &[Column],
+    ids: &BTreeSet<i64>,
+) -> WriterPropertiesBuilder {
+    for id in ids {
+        if let Some(path) = leaf_path(columns, *id) {
+            let path = ColumnPath::new(path);
+            properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
+        }
+    }
+    properties
+}
+
+/// Where Parquet puts a leaf: the levels that it adds to lists and maps have fixed names.
+fn leaf_path(columns: &[Column], id: i64) -> Option<Vec<String>> {
+    columns.iter().find_map(|column| {
+        if column.id == id {
+            return Some(vec![column.physical.clone()]);
+        }
+        let inner = leaf_path(&column.children, id)?;
+        let added = match column.ty {
+            LakeType::List => Some("list".to_owned()),
+            LakeType::Map => Some(ENTRIES.to_owned()),
+            _ => None,
+        };
+        Some(std::iter::once(column.physical.clone()).chain(added).chain(inner).collect())
+    })
+}
+
+/// Watches the batches of one file for what its footer does not tell about floats.
 #[derive(Debug, Clone)]
 pub struct Nans {
     columns: Vec<Column>,
-    seen: HashMap<i64, bool>,
+    found: BTreeSet<i64>,
+    /// Values and NULLs of top-level float columns.
+    counts: HashMap<i64, (u64, u64)>,
 }
 
 impl Nans {
-    /// For files of a table with these columns.
+    /// For a file of a table with these columns.
     pub fn new(columns: &[Column]) -> Self {
-        let floats = leaves(columns).into_iter().filter(|leaf| leaf.ty.is_float());
-        Self { seen: floats.map(|leaf| (leaf.id, false)).collect(), columns: columns.to_vec() }
+        let floats = columns.iter().filter(|column| column.ty.is_float());
+        let counts = floats.map(|column| (column.id, (0, 0))).collect();
+        Self { counts, found: BTreeSet::new(), columns: columns.to_vec() }
     }
 
-    /// Looks at a batch with the table's columns in their order. Free if there are no floats.
+    /// Looks at a batch that goes into the file.
     pub fn observe(&mut self, batch: &RecordBatch) {
-        if self.seen.is_empty() {
-            return;
-        }
+        self.found.append(&mut nan_columns(&self.columns, batch));
         for (column, array) in self.columns.iter().zip(batch.columns()) {
-            look(column, array.as_ref(), &mut self.seen);
+            if let Some((values, nulls)) = self.counts.get_mut(&column.id) {
+                *nulls += array.null_count() as u64;
+                *values += (array.len() - array.null_count()) as u64;
+            }
         }
     }
 
-    /// Writes what was seen into the statistics of the file, and starts afresh for another one.
-    pub fn finish(&mut self, stats: &mut [ColumnStats]) {
-        for entry in stats {
-            if let Some(seen) = self.seen.get_mut(&entry.column) {
-                entry.nan = Some(std::mem::take(seen));
+    /// Writes what was seen into the statistics of the file.
+    pub fn finish(self, stats: &mut [ColumnStats]) {
+        let floats: BTreeSet<i64> =
+            leaves(&self.columns).into_iter().filter(|leaf| leaf.ty.is_float()).map(|leaf| leaf.id).collect();
+        for entry in stats.iter_mut().filter(|entry| floats.contains(&entry.column)) {
+            entry.nan = Some(self.found.contains(&entry.column));
+            if let Some((values, nulls)) = self.counts.get(&entry.column) {
+                (entry.values, entry.nulls) = (*values, *nulls);
             }
         }
     }
 }
 
-fn look(column: &Column, array: &dyn Array, seen: &mut HashMap<i64, bool>) {
+fn look(column: &Column, array: &dyn Array, found: &mut BTreeSet<i64>) {
+    let mut first_child = |values: &dyn Array| {
+        if let Some(child) = column.children.first() {
+            look(child, values, found);
+        }
+    };
     match array.data_type() {
+        DataType::List(_) => first_child(array.as_list::<i32>().values().as_ref()),
+        DataType::LargeList(_) => first_child(array.as_list::<i64>().values().as_ref()),
+        DataType::FixedSizeList(_, _) => first_child(array.as_fixed_size_list().values().as_ref()),
         DataType::Struct(_) => {
             for (child, values) in column.children.iter().zip(array.as_struct().columns()) {
-                look(child, values.as_ref(), seen);
+                look(child, values.as_ref(), found);
             }
-        }
-        DataType::List(_) => look_first(column, array.as_list::<i32>().values().as_ref(), seen),
-        DataType::LargeList(_) => look_first(column, array.as_list::<i64>().values().as_ref(), seen),
-        DataType::FixedSizeList(_, _) => {
-            look_first(column, array.as_fixed_size_list().values().as_ref(), seen);
         }
         DataType::Map(_, _) => {
             let map = array.as_map();
             for (child, values) in column.children.iter().zip([map.keys(), map.values()]) {
-                look(child, values.as_ref(), seen);
+                look(child, values.as_ref(), found);
             }
         }
-        ty => {
-            if let Some(seen) = seen.get_mut(&column.id) {
-                // Values under a NULL count too: "maybe" is always right.
-                *seen = *seen
-                    || match ty {
-                        DataType::Float16 => {
-                            array.as_primitive::<Float16Type>().values().iter().any(|v| v.is_nan())
-                        }
-                        DataType::Float32 => {
-                            array.as_primitive::<Float32Type>().values().iter().any(|v| v.is_nan())
-                        }
-                        DataType::Float64 => {
-                            array.as_primitive::<Float64Type>().values().iter().any(|v| v.is_nan())
-                        }
-                        _ => true,
-                    };
+        // Values under a NULL count too: "maybe" is always right.
+        ty if column.ty.is_float() => {
+            let nan = match ty {
+                DataType::Float16 => array.as_primitive::<Float16Type>().values().iter().any(|v| v.is_nan()),
+                DataType::Float32 => array.as_primitive::<Float32Type>().values().iter().any(|v| v.is_nan()),
+                DataType::Float64 => array.as_primitive::<Float64Type>().values().iter().any(|v| v.is_nan()),
+                _ => true,
+            };
+            if nan {
+                found.insert(column.id);
             }
         }
-    }
-}
-
-fn look_first(column: &Column, values: &dyn Array, seen: &mut HashMap<i64, bool>) {
-    if let Some(child) = column.children.first() {
-        look(child, values, seen);
+        _ => {}
     }
 }

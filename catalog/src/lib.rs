@@ -50,7 +50,7 @@ pub use column::{
     Column, ELEMENT, KEY, VALUE, columns_from_arrow, leaves, logical_schema, next_column_id, physical_schema,
     read_schema,
 };
-pub use footer::{Nans, footer_size, stats_from_parquet};
+pub use footer::{Nans, footer_size, nan_columns, stats_from_parquet, without_bounds};
 pub use model::{
     ColumnStats, DIALECT, DataFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot, TableDef, ViewDef,
 };

@@ -10,6 +10,8 @@ use skep_common::{Error, Result};
 use uuid::Uuid;
 
 use crate::column::{self, Column};
+use crate::text::{self, Bound};
+use crate::types::LakeType;
 
 /// The state of the whole catalog after one commit. Two readers of one snapshot see the same for ever.
 #[derive(Debug, Clone)]
@@ -249,6 +251,19 @@ pub struct ColumnStats {
     pub max: Option<String>,
     /// For floats: whether some value is not a number; absent if it is not known. Such values are outside the bounds.
     pub nan: Option<bool>,
+}
+
+impl ColumnStats {
+    /// The bounds, typed, of a column of type `ty`: no value is less than the first or greater than the second.
+    ///
+    /// Floats among which may be NaN have none: it sorts after or before all numbers, by its sign.
+    pub fn bounds(&self, ty: &LakeType) -> (Option<Bound>, Option<Bound>) {
+        if ty.is_float() && self.nan != Some(false) {
+            return (None, None);
+        }
+        let read = |text: &Option<String>| text.as_deref().and_then(|text| text::decode(ty, text));
+        (read(&self.min), read(&self.max))
+    }
 }
 
 /// A file that a snapshot names.

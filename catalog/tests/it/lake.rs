@@ -9,7 +9,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use skep_catalog::{
     Catalog, Change, Column, CommitInfo, Committed, Nans, NewFile, OpenOptions, Snapshot, TableDef, TableRef,
-    columns_from_arrow, footer_size, physical_schema, stats_from_parquet,
+    columns_from_arrow, footer_size, nan_columns, physical_schema, stats_from_parquet, without_bounds,
 };
 use skep_common::Result;
 use tempfile::TempDir;
@@ -123,9 +123,10 @@ pub(crate) fn write(folder: &Path, columns: &[Column], batch: &RecordBatch) -> N
     let mut nans = Nans::new(columns);
     nans.observe(&batch);
     // Small row groups, so that bounds come from several.
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(100)).build();
-    let mut writer =
-        ArrowWriter::try_new(std::fs::File::create_new(&path).unwrap(), schema, Some(properties)).unwrap();
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(100));
+    let properties = without_bounds(properties, columns, &nan_columns(columns, &batch)).build();
+    let file = std::fs::File::create_new(&path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).unwrap();
     writer.write(&batch).unwrap();
     let meta = writer.close().unwrap();
     let bytes = std::fs::read(&path).unwrap();
