@@ -1,5 +1,6 @@
 //! One Parquet file on its way into a store.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray};
@@ -16,7 +17,7 @@ use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::basic::ZstdLevel;
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use skep_catalog::{Nans, NewFile, footer_size, stats_from_parquet};
+use skep_catalog::{Nans, NewFile, footer_size, nan_columns, stats_from_parquet, without_bounds};
 use skep_common::{Error, Result};
 use uuid::Uuid;
 
@@ -37,6 +38,8 @@ pub(super) struct Files {
     schema: SchemaRef,
     store: Arc<dyn ObjectStore>,
     properties: WriterProperties,
+    /// Float columns that had a value that is no number: files from then on have no bounds of them.
+    unbounded: BTreeSet<i64>,
     memory: MemoryReservation,
     open: Option<Open>,
     done: Vec<NewFile>,
@@ -74,6 +77,7 @@ impl Files {
             target,
             store,
             properties,
+            unbounded: BTreeSet::new(),
             memory: MemoryConsumer::new("write").register(pool),
             open: None,
             done: Vec::new(),
@@ -87,6 +91,11 @@ impl Files {
             return Ok(());
         }
         let batch = conform(batch, &self.schema)?;
+        let nans = nan_columns(&self.target.columns, &batch);
+        if !nans.is_subset(&self.unbounded) {
+            self.close().await?;
+            self.unbounded.extend(nans);
+        }
         if self.open.is_none() {
             self.open = Some(self.start()?);
         }
@@ -109,8 +118,9 @@ impl Files {
     fn start(&self) -> Result<Open> {
         let name = format!("skep-{}.parquet", Uuid::now_v7());
         let upload = Upload::new(Arc::clone(&self.store), self.target.directory().join(name.as_str()));
-        let writer =
-            AsyncArrowWriter::try_new(upload, Arc::clone(&self.schema), Some(self.properties.clone()));
+        let properties = self.properties.clone().into_builder();
+        let properties = without_bounds(properties, &self.target.columns, &self.unbounded).build();
+        let writer = AsyncArrowWriter::try_new(upload, Arc::clone(&self.schema), Some(properties));
         let nans = Nans::new(&self.target.columns);
         Ok(Open { name, writer: writer.map_err(failed)?, nans, rows: 0 })
     }
