@@ -1,9 +1,40 @@
-//! The interactive shell: a Flight SQL client and the rendering of its results
+//! The interactive shell and `skep sql`: a Flight SQL client and the rendering of its results.
+//!
+//! ```text
+//! args        -c, -f, --format
+//! lex         where statements end          commands   \d, \copy, ...
+//! shell       runs input, one session       editor     the terminal: history, completion, colours
+//! client      Flight SQL                    copy       files of this machine into tables
+//! render      rows as text                  report     errors with a caret and a hint
+//! ```
+//!
+//! Rows go to stdout, everything else to stderr. The shell knows no SQL beyond where a statement ends.
+//!
+//! # Not here
+//! The server: the shell is handed an address or a channel.
 
 mod args;
+mod client;
+mod commands;
+mod complete;
+mod copy;
+mod editor;
+mod interrupt;
+mod lex;
+mod render;
+mod report;
+mod shell;
+
+use std::io::{IsTerminal, Read, Write};
 
 pub use args::{Args, Format, Input, Inputs};
+use skep_common::{Error, Kind};
 use tonic::transport::Channel;
+
+use crate::client::{Client, Failure};
+use crate::interrupt::Interrupts;
+use crate::report::Paint;
+use crate::shell::{Shell, Stop};
 
 /// Where `skep sql` connects when it is told nothing.
 pub const DEFAULT_URL: &str = "grpc://127.0.0.1:8815";
@@ -35,11 +66,96 @@ pub enum Exit {
     Partly = 5,
 }
 
+impl Exit {
+    /// The number for the operating system.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Columns that `text` takes on a terminal.
+fn render_width(text: &str) -> usize {
+    unicode_width::UnicodeWidthStr::width(text)
+}
+
 /// Runs what `args` say against `target`: rows to stdout, everything else to stderr.
 ///
-/// Waits on stdin in a thread of the runtime that cannot be stopped: end the process with the returned code
+/// With neither `-c` nor `-f` it reads statements from stdin, or opens the shell when stdin is a terminal.
+///
+/// A thread of the runtime may wait on stdin, which cannot be stopped: end the process with the returned code
 /// rather than dropping the runtime.
 pub async fn run(args: Args, target: Target) -> Exit {
-    let _ = (args, target);
-    Exit::Usage
+    let interactive = args.inputs.0.is_empty() && std::io::stdin().is_terminal();
+    let mut interrupts = Interrupts::listen();
+    let connected = tokio::select! {
+        connected = Client::connect(&target) => connected,
+        () = interrupts.next() => return Exit::Cancelled,
+    };
+    let client = match connected {
+        Ok(client) => client,
+        Err(failure) => return refused(&failure),
+    };
+    let mut shell = Shell::new(client, &args, interactive, interrupts);
+    let stopped =
+        if interactive { editor::interact(&mut shell).await } else { inputs(&mut shell, &args).await };
+    let exit = shell.exit(stopped);
+    shell.client.close().await;
+    exit
+}
+
+/// Prints `error` on stderr as the shell prints errors, for whoever fails before there is a shell.
+pub fn report(error: &Error) {
+    let paint = Paint(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let _ = write!(std::io::stderr(), "{}", report::error(error, None, paint));
+}
+
+/// The exit of a process that cannot open a session.
+fn refused(failure: &Failure) -> Exit {
+    report(&failure.error);
+    match failure.error.kind() {
+        Kind::Invalid | Kind::Unsupported if !failure.lost => Exit::Usage,
+        _ => Exit::Refused,
+    }
+}
+
+async fn inputs(shell: &mut Shell, args: &Args) -> Result<(), Stop> {
+    let stdin = [Input::File("-".into())];
+    let inputs = if args.inputs.0.is_empty() { &stdin[..] } else { &args.inputs.0 };
+    for input in inputs {
+        let ran = match input {
+            Input::Command(sql) => shell.run(sql, None).await,
+            Input::File(path) => {
+                let name = path.display().to_string();
+                let text = read(shell, path.clone()).await?;
+                shell.run(&text, (name != "-").then_some(&name)).await
+            }
+        };
+        ran?;
+    }
+    Ok(())
+}
+
+/// The text of a file, or of stdin for `-`.
+async fn read(shell: &mut Shell, path: std::path::PathBuf) -> Result<String, Stop> {
+    let name = path.display().to_string();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        if path.as_os_str() == "-" {
+            std::io::stdin().lock().read_to_string(&mut text)?;
+        } else {
+            std::fs::File::open(&path)?.read_to_string(&mut text)?;
+        }
+        Ok::<_, std::io::Error>(text)
+    });
+    let text = tokio::select! {
+        text = reading => text,
+        () = shell.interrupts.next() => return Err(Stop::Cancelled),
+    };
+    let failed = match text {
+        Ok(Ok(text)) => return Ok(text),
+        Ok(Err(error)) => Error::invalid(format!("cannot read '{name}'")).source(error),
+        Err(error) => Error::internal(format!("reading '{name}' panicked")).source(error),
+    };
+    shell.report(&failed, None);
+    Err(Stop::Usage)
 }

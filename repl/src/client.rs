@@ -1,0 +1,451 @@
+//! A session with a Flight SQL server.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, BinaryArray, RecordBatch, StringArray};
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::{
+    Any, CommandGetTables, CommandStatementIngest, CommandStatementQuery, DoPutUpdateResult, ProstMessageExt,
+    TableDefinitionOptions, TableExistsOption, TableNotExistOption,
+};
+use arrow_flight::{
+    Action, CancelFlightInfoRequest, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, IpcMessage,
+};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt, TryStreamExt};
+use prost::Message;
+use skep_common::{Error, Result};
+use tokio::sync::oneshot;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use url::Url;
+
+use crate::Target;
+
+/// The port of a URL that names none.
+const DEFAULT_PORT: u16 = 8815;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest wait for the answer to closing or cancelling.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Why a statement failed, and whether the connection is gone with it.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    pub(crate) lost: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, lost: false }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        // The server sends details with every error; a status without them was made on this side of the wire.
+        let lost = status.details().is_empty()
+            && matches!(
+                status.code(),
+                tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled
+            );
+        let error = Error::from_status(&status);
+        if lost {
+            return Self {
+                error: Error::unavailable("the connection to the server was lost").source(error),
+                lost,
+            };
+        }
+        Self { error, lost }
+    }
+}
+
+impl From<FlightError> for Failure {
+    fn from(error: FlightError) -> Self {
+        match error {
+            FlightError::Tonic(status) => Failure::from(*status),
+            other => Error::internal("the server sent rows that do not decode").source(other).into(),
+        }
+    }
+}
+
+/// The outcome of a statement without rows, as the server words it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) tag: String,
+    pub(crate) rows: Option<u64>,
+}
+
+impl Outcome {
+    fn read(metadata: &[u8]) -> Option<Self> {
+        let json: serde_json::Value = serde_json::from_slice(metadata).ok()?;
+        Some(Self { tag: json.get("tag")?.as_str()?.to_owned(), rows: json["rows"].as_u64() })
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.rows {
+            Some(rows) => write!(f, "{} {rows}", self.tag),
+            None => f.write_str(&self.tag),
+        }
+    }
+}
+
+/// What a statement gave.
+pub(crate) enum Reply {
+    Done(Outcome),
+    Rows(Rows),
+}
+
+/// Rows to be read.
+pub(crate) struct Rows {
+    pub(crate) schema: SchemaRef,
+    pub(crate) batches: BoxStream<'static, std::result::Result<RecordBatch, Failure>>,
+    /// Names the query, to cancel it.
+    pub(crate) info: FlightInfo,
+}
+
+/// One table, as the server lists it.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    /// Present when asked for.
+    pub(crate) columns: Option<SchemaRef>,
+}
+
+/// A session. Clones are the same session.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    flight: FlightServiceClient<Channel>,
+    token: MetadataValue<Ascii>,
+}
+
+impl Client {
+    /// Connects and opens a session.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for a URL that is not one of a server, and the failure of
+    /// connecting or shaking hands.
+    pub(crate) async fn connect(target: &Target) -> std::result::Result<Self, Failure> {
+        let (channel, authorization, name) = match target {
+            Target::Channel(channel) => (channel.clone(), None, "the server".to_owned()),
+            Target::Url(text) => {
+                let (endpoint, authorization) = endpoint(text)?;
+                let channel = endpoint.connect().await.map_err(|e| Failure {
+                    error: Error::unavailable(format!("cannot connect to '{text}'"))
+                        .source(e)
+                        .hint("start a server with `skep up`, or name one with --url"),
+                    lost: true,
+                })?;
+                (channel, authorization, format!("'{text}'"))
+            }
+        };
+        let mut flight = FlightServiceClient::new(channel)
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+        let mut request = Request::new(stream::iter([HandshakeRequest::default()]));
+        if let Some(authorization) = authorization {
+            request.metadata_mut().insert("authorization", authorization);
+        }
+        let response = flight.handshake(request).await.map_err(|status| {
+            let failure = Failure::from(status);
+            Failure { error: failure.error.context(format!("cannot open a session with {name}")), ..failure }
+        })?;
+        let token = response.metadata().get("authorization").cloned();
+        let token = token.ok_or_else(|| Error::internal("the server's handshake has no token"))?;
+        Ok(Self { flight, token })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", self.token.clone());
+        request
+    }
+
+    /// Runs one statement. Dropping the future or the rows cancels it.
+    ///
+    /// # Errors
+    /// Those of the statement, up to its first row.
+    pub(crate) async fn execute(&mut self, sql: &str) -> std::result::Result<Reply, Failure> {
+        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
+        let info = self.info(&command).await?;
+        if let Some(outcome) = Outcome::read(&info.app_metadata) {
+            return Ok(Reply::Done(outcome));
+        }
+        self.redeem(info).await.map(Reply::Rows)
+    }
+
+    async fn info(&mut self, command: &impl ProstMessageExt) -> std::result::Result<FlightInfo, Failure> {
+        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let request = self.request(descriptor);
+        Ok(self.flight.get_flight_info(request).await?.into_inner())
+    }
+
+    async fn redeem(&mut self, info: FlightInfo) -> std::result::Result<Rows, Failure> {
+        let schema = Schema::try_from(IpcMessage(info.schema.clone()))
+            .map_err(|e| Error::internal("the server sent a schema that does not decode").source(e))?;
+        let mut parts = Vec::new();
+        for endpoint in &info.endpoint {
+            let ticket = endpoint.ticket.clone();
+            let ticket =
+                ticket.ok_or_else(|| Error::internal("the server sent an endpoint without a ticket"))?;
+            let request = self.request(ticket);
+            let data = self.flight.do_get(request).await?.into_inner();
+            let data = data.map_err(|status| FlightError::Tonic(Box::new(status)));
+            parts.push(FlightRecordBatchStream::new_from_flight_data(data).map_err(Failure::from));
+        }
+        let batches = stream::iter(parts).flatten().boxed();
+        Ok(Rows { schema: Arc::new(schema), batches, info })
+    }
+
+    /// Asks the server to cancel a query whose rows are dropped; whether it was still running.
+    pub(crate) async fn cancel(&mut self, info: FlightInfo) -> bool {
+        let request = CancelFlightInfoRequest::new(info);
+        let request = self.request(Action::new("CancelFlightInfo", request.encode_to_vec()));
+        let call = tokio::time::timeout(GOODBYE_TIMEOUT, self.flight.do_action(request));
+        matches!(call.await, Ok(Ok(_)))
+    }
+
+    /// Closes the session.
+    pub(crate) async fn close(mut self) {
+        let request = self.request(Action::new("CloseSession", Vec::new()));
+        // The server closes it by itself when this does not arrive.
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.flight.do_action(request)).await;
+    }
+
+    /// The schema that unqualified names are looked up in.
+    pub(crate) async fn current_schema(&mut self) -> Option<String> {
+        let request = self.request(Action::new("GetSessionOptions", Vec::new()));
+        let mut results = self.flight.do_action(request).await.ok()?.into_inner();
+        let body = results.message().await.ok()??.body;
+        let options = SessionOptions::decode(body).ok()?.options;
+        options.get("schema").map(|value| value.text.clone())
+    }
+
+    /// The tables that match LIKE patterns.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(crate) async fn tables(
+        &mut self,
+        schema: Option<&str>,
+        name: Option<&str>,
+        columns: bool,
+    ) -> std::result::Result<Vec<Table>, Failure> {
+        let command = CommandGetTables {
+            db_schema_filter_pattern: schema.map(str::to_owned),
+            table_name_filter_pattern: name.map(str::to_owned),
+            include_schema: columns,
+            ..CommandGetTables::default()
+        };
+        let info = self.info(&command).await?;
+        let mut batches = self.redeem(info).await?.batches;
+        let mut tables = Vec::new();
+        while let Some(batch) = batches.try_next().await? {
+            read_tables(&batch, &mut tables)?;
+        }
+        Ok(tables)
+    }
+
+    /// Streams `batches` into an existing table; the rows written. An error in them, or dropping the future, leaves
+    /// the table as it was.
+    ///
+    /// # Errors
+    /// Those of `batches` and of the server.
+    pub(crate) async fn ingest(
+        &mut self,
+        schema: Option<String>,
+        table: String,
+        columns: SchemaRef,
+        batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
+    ) -> std::result::Result<u64, Failure> {
+        let options = TableDefinitionOptions {
+            if_not_exist: TableNotExistOption::Fail.into(),
+            if_exists: TableExistsOption::Append.into(),
+        };
+        let command = CommandStatementIngest {
+            table_definition_options: Some(options),
+            table,
+            schema,
+            catalog: None,
+            temporary: false,
+            transaction_id: None,
+            options: HashMap::new(),
+        };
+        let descriptor = FlightDescriptor::new_cmd(Any::encode_to_vec(&command.as_any()));
+        let encoded = FlightDataEncoderBuilder::new()
+            .with_schema(columns)
+            .with_flight_descriptor(Some(descriptor))
+            .build(batches.map_err(|e| FlightError::ExternalError(Box::new(e))));
+        let (data, failed) = unless_failed(encoded);
+        let request = self.request(data);
+        let call = async {
+            let mut results = self.flight.do_put(request).await?.into_inner();
+            let result =
+                results.message().await?.ok_or_else(|| Error::internal("the server did not answer"))?;
+            let result = DoPutUpdateResult::decode(result.app_metadata)
+                .map_err(|e| Error::internal("the server's answer does not decode").source(e))?;
+            Ok(u64::try_from(result.record_count).unwrap_or(0))
+        };
+        tokio::select! {
+            biased;
+            Ok(error) = failed => Err(error.into()),
+            rows = call => rows,
+        }
+    }
+}
+
+/// The messages up to the first error. After an error the stream never ends, because an end would say that all
+/// rows were sent; the caller drops the call instead.
+fn unless_failed(
+    encoded: impl Stream<Item = std::result::Result<FlightData, FlightError>> + Send + 'static,
+) -> (BoxStream<'static, FlightData>, oneshot::Receiver<Error>) {
+    let (failed, error) = oneshot::channel();
+    let state = (encoded.boxed(), Some(failed));
+    let data = stream::unfold(state, |(mut encoded, mut failed)| async move {
+        match encoded.next().await {
+            Some(Ok(data)) => Some((data, (encoded, failed))),
+            None => None,
+            Some(Err(e)) => {
+                if let Some(failed) = failed.take() {
+                    // Nobody listens when the call is gone already.
+                    let _ = failed.send(local_error(e));
+                }
+                std::future::pending().await
+            }
+        }
+    });
+    (data.boxed(), error)
+}
+
+fn local_error(error: FlightError) -> Error {
+    match error {
+        FlightError::ExternalError(inner) => match inner.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(other) => Error::internal("the rows cannot be sent").source(other),
+        },
+        other => Error::internal("the rows cannot be sent").source(other),
+    }
+}
+
+fn read_tables(batch: &RecordBatch, tables: &mut Vec<Table>) -> Result<()> {
+    let wrong = || Error::internal("the server's list of tables has other columns");
+    let text = |name: &str| {
+        let column = batch.column_by_name(name).and_then(|c| c.as_any().downcast_ref::<StringArray>());
+        column.ok_or_else(wrong)
+    };
+    let (schemas, names, kinds) = (text("db_schema_name")?, text("table_name")?, text("table_type")?);
+    let columns = batch.column_by_name("table_schema").and_then(|c| c.as_any().downcast_ref::<BinaryArray>());
+    for row in 0..batch.num_rows() {
+        let decode = |bytes: &[u8]| {
+            let schema = Schema::try_from(IpcMessage(bytes::Bytes::copy_from_slice(bytes)));
+            schema.map(Arc::new).map_err(|e| wrong().source(e))
+        };
+        tables.push(Table {
+            schema: if schemas.is_null(row) { String::new() } else { schemas.value(row).to_owned() },
+            name: names.value(row).to_owned(),
+            kind: kinds.value(row).to_owned(),
+            columns: columns.map(|columns| decode(columns.value(row))).transpose()?,
+        });
+    }
+    Ok(())
+}
+
+/// The endpoint of a URL, and the credentials in it.
+fn endpoint(text: &str) -> Result<(Endpoint, Option<MetadataValue<Ascii>>)> {
+    let wrong =
+        || Error::invalid(format!("'{text}' is not the address of a server")).hint("write grpc://HOST:PORT");
+    let url = Url::parse(text).map_err(|e| wrong().source(e))?;
+    match url.scheme() {
+        "grpc" | "grpc+tcp" | "http" => {}
+        "grpc+tls" | "grpcs" | "https" => {
+            return Err(Error::unsupported("TLS is not supported yet").hint("write grpc://HOST:PORT"));
+        }
+        _ => return Err(wrong()),
+    }
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
+    let port = url.port().unwrap_or(DEFAULT_PORT);
+    let endpoint = Endpoint::from_shared(format!("http://{host}:{port}")).map_err(|e| wrong().source(e))?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .tcp_nodelay(true);
+    if url.username().is_empty() {
+        return Ok((endpoint, None));
+    }
+    let plain = format!("{}:{}", url.username(), url.password().unwrap_or_default());
+    let header = format!("Basic {}", BASE64_STANDARD.encode(plain));
+    Ok((endpoint, Some(header.parse().map_err(|_| wrong())?)))
+}
+
+/// The part of GetSessionOptionsResult that the shell reads.
+#[derive(Clone, PartialEq, Message)]
+struct SessionOptions {
+    #[prost(map = "string, message", tag = "1")]
+    options: HashMap<String, TextOption>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TextOption {
+    #[prost(string, tag = "1")]
+    text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_read_as_the_server_words_them() {
+        let outcome = Outcome::read(br#"{"tag":"INSERT","rows":2,"query":"x"}"#).unwrap();
+        assert_eq!(outcome.to_string(), "INSERT 2");
+        let outcome = Outcome::read(br#"{"tag":"CREATE TABLE","rows":null,"query":"x"}"#).unwrap();
+        assert_eq!(outcome.to_string(), "CREATE TABLE");
+        assert_eq!(Outcome::read(b""), None);
+        assert_eq!(Outcome::read(b"{}"), None);
+    }
+
+    #[test]
+    fn addresses_are_checked() {
+        for good in ["grpc://127.0.0.1:1", "grpc://[::1]:8815", "http://host:1", "grpc+tcp://h"] {
+            assert!(endpoint(good).is_ok(), "{good}");
+        }
+        for bad in ["", "127.0.0.1:8815", "ftp://h:1", "grpc://", "grpc+tls://h:1"] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+        let (_, authorization) = endpoint("grpc://ada:pw@h:1").unwrap();
+        assert_eq!(authorization.unwrap().to_str().unwrap(), "Basic YWRhOnB3");
+    }
+
+    #[tokio::test]
+    async fn a_failed_stream_never_ends() {
+        let items = stream::iter([
+            Ok(FlightData::default()),
+            Err(FlightError::ExternalError(Box::new(Error::invalid("line 3")))),
+        ]);
+        let (mut data, failed) = unless_failed(items);
+        assert!(data.next().await.is_some());
+        let end = tokio::select! { biased; _ = data.next() => true, () = std::future::ready(()) => false };
+        assert!(!end);
+        assert_eq!(failed.await.unwrap().message(), "line 3");
+    }
+}

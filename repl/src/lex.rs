@@ -1,0 +1,290 @@
+//! Where SQL statements end, without understanding them.
+//!
+//! A parser would refuse text that the server may accept, and has no word for a statement that is not finished, so
+//! the shell knows only what can hide a `;`: strings, quoted names, comments and dollar quotes.
+
+/// What a piece of text is, as far as the shell cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Word,
+    Number,
+    /// `'text'` or `$$text$$`.
+    Text,
+    /// `"name"` or `` `name` ``.
+    Name,
+    Comment,
+    Space,
+    Semicolon,
+    /// Anything else, one character.
+    Other,
+}
+
+/// A piece of text, `start..end` in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) kind: Kind,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// False when the text ended inside it.
+    pub(crate) closed: bool,
+}
+
+/// The tokens of `text`, without gaps.
+pub(crate) fn tokens(text: &str) -> impl Iterator<Item = Token> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let rest = &text[start..];
+        let first = rest.chars().next()?;
+        let (kind, length, closed) = token(rest, first);
+        let token = Token { kind, start, end: start + length, closed };
+        start += length;
+        Some(token)
+    })
+}
+
+fn token(rest: &str, first: char) -> (Kind, usize, bool) {
+    let run = |allowed: fn(char) -> bool| rest.find(|c: char| !allowed(c)).unwrap_or(rest.len());
+    match first {
+        ';' => (Kind::Semicolon, 1, true),
+        '\'' => quoted(rest, Kind::Text, '\'', 1, false),
+        'e' | 'E' if rest[1..].starts_with('\'') => quoted(rest, Kind::Text, '\'', 2, true),
+        '"' | '`' => quoted(rest, Kind::Name, first, 1, false),
+        '-' if rest.starts_with("--") => (Kind::Comment, rest.find('\n').unwrap_or(rest.len()), true),
+        '/' if rest.starts_with("/*") => block_comment(rest),
+        '$' => dollar(rest),
+        c if c.is_whitespace() => (Kind::Space, run(char::is_whitespace), true),
+        c if c.is_ascii_digit() => (Kind::Number, run(|c| c.is_ascii_alphanumeric() || c == '.'), true),
+        c if c.is_alphabetic() || c == '_' => (Kind::Word, run(is_word), true),
+        c => (Kind::Other, c.len_utf8(), true),
+    }
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$'
+}
+
+/// Up to the closing quote; a doubled quote is a quote inside, and so is `\'` in an escape string.
+fn quoted(rest: &str, kind: Kind, quote: char, open: usize, escapes: bool) -> (Kind, usize, bool) {
+    let mut chars = rest[open..].char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        if escapes && c == '\\' {
+            chars.next();
+        } else if c == quote {
+            if chars.peek().is_some_and(|(_, next)| *next == quote) {
+                chars.next();
+            } else {
+                return (kind, open + at + 1, true);
+            }
+        }
+    }
+    (kind, rest.len(), false)
+}
+
+/// Block comments nest.
+fn block_comment(rest: &str) -> (Kind, usize, bool) {
+    let (mut depth, mut at) = (0usize, 0);
+    while at < rest.len() {
+        if rest[at..].starts_with("/*") {
+            depth += 1;
+            at += 2;
+        } else if rest[at..].starts_with("*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                return (Kind::Comment, at, true);
+            }
+        } else {
+            at += rest[at..].chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    (Kind::Comment, rest.len(), false)
+}
+
+/// `$tag$ ... $tag$`; a lone `$`, as in the parameter `$1`, is itself.
+fn dollar(rest: &str) -> (Kind, usize, bool) {
+    let Some(end) = rest[1..].find('$').map(|at| at + 2) else { return (Kind::Other, 1, true) };
+    let tag = &rest[1..end - 1];
+    let is_tag = tag.chars().all(|c| c.is_alphanumeric() || c == '_')
+        && !tag.starts_with(|c: char| c.is_ascii_digit());
+    if !is_tag {
+        return (Kind::Other, 1, true);
+    }
+    match rest[end..].find(&rest[..end]) {
+        Some(close) => (Kind::Text, end + close + end, true),
+        None => (Kind::Text, rest.len(), false),
+    }
+}
+
+/// One unit of input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// A statement, without its end.
+    Sql {
+        text: String,
+        /// Where it starts in the input, from 1.
+        line: usize,
+        /// Whether it ends in `\G` or `\gx`: show the rows vertically.
+        vertical: bool,
+        /// Whether its end was seen.
+        ended: bool,
+    },
+    /// A command of the shell, `\d lake.flights` or `.tables`, without the first character.
+    Command(String),
+}
+
+/// Splits `input` into statements and shell commands. Empty statements are left out.
+pub(crate) fn split(input: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    // Start of the statement being read, once it has a token that matters.
+    let mut from: Option<usize> = None;
+    let mut at = 0;
+    let mut tokens = tokens(input).peekable();
+    while let Some(token) = tokens.next() {
+        if token.start < at {
+            continue;
+        }
+        let text = &input[token.start..token.end];
+        match token.kind {
+            Kind::Space => {}
+            Kind::Semicolon => {
+                if let Some(start) = from.take() {
+                    pieces.push(sql(input, start, token.start, false, true));
+                }
+            }
+            Kind::Other if from.is_none() && is_command(input, token.start) => {
+                let end = input[token.start..].find('\n').map_or(input.len(), |n| token.start + n);
+                pieces.push(Piece::Command(
+                    input[token.end..end].trim().trim_end_matches(';').trim().to_owned(),
+                ));
+                at = end;
+            }
+            Kind::Other if text == "\\" => {
+                let next = tokens.peek().map(|next| (&input[next.start..next.end], next.end));
+                if let (Some(start), Some((word @ ("g" | "G" | "gx"), end))) = (from, next) {
+                    pieces.push(sql(input, start, token.start, word != "g", true));
+                    from = None;
+                    at = end;
+                }
+            }
+            Kind::Comment if from.is_none() && token.closed => {}
+            _ => from = from.or(Some(token.start)),
+        }
+    }
+    if let Some(start) = from {
+        pieces.push(sql(input, start, input.len(), false, false));
+    }
+    pieces
+}
+
+/// Whether a shell command starts here: a backslash, or a dot before a letter.
+fn is_command(input: &str, at: usize) -> bool {
+    let mut chars = input[at..].chars();
+    match chars.next() {
+        Some('\\') => true,
+        Some('.') => chars.next().is_some_and(char::is_alphabetic),
+        _ => false,
+    }
+}
+
+fn sql(input: &str, start: usize, end: usize, vertical: bool, ended: bool) -> Piece {
+    let line = input[..start].matches('\n').count() + 1;
+    Piece::Sql { text: input[start..end].trim_end().to_owned(), line, vertical, ended }
+}
+
+/// Whether more lines are needed before `input` can be run.
+pub(crate) fn incomplete(input: &str) -> bool {
+    if tokens(input).any(|token| !token.closed) {
+        return true;
+    }
+    matches!(split(input).last(), Some(Piece::Sql { ended: false, .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statements(input: &str) -> Vec<String> {
+        let pieces = split(input).into_iter();
+        pieces
+            .map(|piece| match piece {
+                Piece::Sql { text, .. } => text,
+                Piece::Command(text) => format!("\\{text}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn semicolons_end_statements_where_sql_says() {
+        assert_eq!(statements("SELECT 1; SELECT 2"), ["SELECT 1", "SELECT 2"]);
+        assert_eq!(statements("SELECT ';' , \"a;b\", `c;d`;"), ["SELECT ';' , \"a;b\", `c;d`"]);
+        assert_eq!(statements("SELECT 'it''s; fine'; x"), ["SELECT 'it''s; fine'", "x"]);
+        assert_eq!(statements(r"SELECT E'a\'; b'; x"), [r"SELECT E'a\'; b'", "x"]);
+        assert_eq!(statements("SELECT 1 -- no; end\n; x"), ["SELECT 1 -- no; end", "x"]);
+        assert_eq!(statements("SELECT /* a; /* b; */ c; */ 1; x"), ["SELECT /* a; /* b; */ c; */ 1", "x"]);
+        assert_eq!(statements("SELECT $$a;b$$, $t$c;$$;d$t$; x"), ["SELECT $$a;b$$, $t$c;$$;d$t$", "x"]);
+        assert_eq!(statements("SELECT $1, $2; x"), ["SELECT $1, $2", "x"]);
+        assert_eq!(statements(";; \n -- only a comment\n ; /* and */"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn lines_are_those_of_the_input() {
+        let pieces = split("-- head\nSELECT 1;\n\n  SELECT\n2");
+        let lines: Vec<(usize, bool)> = pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Sql { line, ended, .. } => (*line, *ended),
+                Piece::Command(_) => unreachable!(),
+            })
+            .collect();
+        assert_eq!(lines, [(2, true), (4, false)]);
+    }
+
+    #[test]
+    fn shell_commands_take_their_line() {
+        assert_eq!(statements("\\d lake.t\nSELECT 1;\n.tables\n"), ["\\d lake.t", "SELECT 1", "\\tables"]);
+        assert_eq!(statements("\\copy t FROM 'a;b.csv';\nSELECT 1"), ["\\copy t FROM 'a;b.csv'", "SELECT 1"]);
+        assert_eq!(
+            split("SELECT 1 \\G SELECT 2 \\g"),
+            [
+                Piece::Sql { text: "SELECT 1".into(), line: 1, vertical: true, ended: true },
+                Piece::Sql { text: "SELECT 2".into(), line: 1, vertical: false, ended: true },
+            ]
+        );
+    }
+
+    #[test]
+    fn unfinished_input_waits_for_more() {
+        for text in ["SELECT 1", "SELECT 'a;", "/* x;", "SELECT 1; SELECT 2", "SELECT $$ ;"] {
+            assert!(incomplete(text), "{text}");
+        }
+        for text in ["", "SELECT 1;", "\\d", "-- nothing", "SELECT 1 \\G", "SELECT 1; -- done"] {
+            assert!(!incomplete(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn any_text_is_covered_without_gaps() {
+        for text in [
+            "a\u{e9}\u{4e00}'\u{1f600}'$",
+            "$$",
+            "/*",
+            "--",
+            "E'",
+            "e",
+            "'''",
+            "\"",
+            "$a$b$",
+            "\\",
+            "\u{a0};",
+        ] {
+            let mut end = 0;
+            for token in tokens(text) {
+                assert_eq!(token.start, end);
+                assert!(token.end > token.start);
+                end = token.end;
+            }
+            assert_eq!(end, text.len());
+            let _ = split(text);
+        }
+    }
+}
