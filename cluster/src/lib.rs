@@ -3,6 +3,7 @@
 //! ```text
 //! secret       one shared token, on every call between nodes
 //! channel      connections with timeouts and keepalives, token attached
+//! blocks       replicated blocks between nodes, and their namespace on the coordinator
 //! exchange     rows between tasks, with credit and end marks
 //! settings     what a session set, put back on the workers
 //! failure      errors of DataFusion and of ours
@@ -12,6 +13,7 @@
 //! # Not here
 //! Deciding anything about queries (`skep-coordinator`) or running them (`skep-worker`).
 
+pub mod blocks;
 pub mod channel;
 pub mod exchange;
 pub mod failure;
@@ -26,6 +28,10 @@ pub use secret::Secret;
 /// Generated from `proto/`.
 #[allow(missing_docs, clippy::all, clippy::disallowed_methods, unreachable_pub)]
 pub mod proto {
+    /// `blocks.proto`
+    pub mod blocks {
+        tonic::include_proto!("skep.blocks.v1");
+    }
     /// `exchange.proto`
     pub mod exchange {
         tonic::include_proto!("skep.exchange.v1");

@@ -1,6 +1,7 @@
 //! Runs tasks of both lanes and serves blocks.
 //!
 //! ```text
+//! blocks     the folder of blocks: serving it, reporting it
 //! tasks      plans of the pipelined lane: what a task's session knows, and the services to add to a server
 //! exchange   the producing side of `skep_cluster::exchange`
 //! ```
@@ -8,7 +9,9 @@
 //! # Not here
 //! Choosing what runs where (`skep-coordinator`), the protocols themselves (`skep-cluster`).
 
+pub mod blocks;
 mod exchange;
 pub mod tasks;
 
+pub use blocks::Blocks;
 pub use tasks::Tasks;
