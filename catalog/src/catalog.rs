@@ -12,6 +12,7 @@ use skep_common::{Error, Result};
 use skep_metadb::{MetaDb, WriteTx, database_error};
 use uuid::Uuid;
 
+use crate::check;
 use crate::ddl;
 use crate::files::{self, FileCache};
 use crate::load;
@@ -182,6 +183,16 @@ impl Catalog {
             .await
             .map_err(|e| database_error("cannot look for a commit", e))?;
         Ok(row.map(|(id,)| id))
+    }
+
+    /// Looks for broken invariants, such as bounds that do not cover their files, and says each in a sentence.
+    ///
+    /// Reads all statistics: for tests and for whoever doubts a database, not for every start.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn check(&self) -> Result<Vec<String>> {
+        check::check(self.db()).await
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {

@@ -47,6 +47,8 @@ pub const ELEMENT: &str = "element";
 pub const KEY: &str = "key";
 /// The second child of a map.
 pub const VALUE: &str = "value";
+/// The Arrow extension type of 16 bytes that are a uuid.
+const UUID_EXTENSION: &str = "arrow.uuid";
 /// The level between a map and its children, in files.
 pub(crate) const ENTRIES: &str = "key_value";
 
@@ -183,6 +185,9 @@ fn from_type(field: &Field, name: &str, next: &mut i64) -> Result<(LakeType, Vec
         DataType::Timestamp(Microsecond, None) => LakeType::Timestamp,
         DataType::Timestamp(Nanosecond, None) => LakeType::TimestampNs,
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => LakeType::Varchar,
+        DataType::FixedSizeBinary(16) if field.extension_type_name() == Some(UUID_EXTENSION) => {
+            LakeType::Uuid
+        }
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
             LakeType::Blob
         }
@@ -257,7 +262,12 @@ fn field(column: &Column, naming: Naming) -> FieldRef {
             column.children.first().map_or(DataType::Null, |c| DataType::List(field(c, naming)))
         }
         LakeType::Map => {
-            let entries = DataType::Struct(fields(&column.children, naming));
+            // Keys are never NULL, whatever the engine that made the table says.
+            let mut children = column.children.clone();
+            if let Some(key) = children.first_mut() {
+                key.nullable = false;
+            }
+            let entries = DataType::Struct(fields(&children, naming));
             DataType::Map(Arc::new(Field::new(ENTRIES, entries, false)), false)
         }
         leaf => leaf.leaf_arrow().unwrap_or(DataType::Null),

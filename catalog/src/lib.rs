@@ -30,6 +30,7 @@ mod append;
 mod calendar;
 mod catalog;
 pub mod changes;
+mod check;
 mod column;
 mod commit;
 pub mod conflict;

@@ -92,6 +92,8 @@ fn arrays_have_the_type_of_the_column() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn every_bound_round_trips(
         int in any::<i64>(), uint in any::<u64>(), float in any::<f64>(), wide in any::<i128>(), days in any::<i32>(),

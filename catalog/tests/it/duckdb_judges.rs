@@ -396,6 +396,50 @@ fn read_back(lake: &Lake, path: &str, columns: &[Column], rows: usize) {
 }
 
 #[tokio::test]
+async fn duckdb_makes_tables_of_its_types_and_both_fill_them() {
+    let lake = Lake::new().await;
+    let Some(duck) = duck(&lake, false) else { return };
+    one(
+        &duck,
+        "CREATE TABLE lake.d (u UUID, j JSON, s TIMESTAMP_S, ms TIMESTAMP_MS, ns TIMESTAMP_NS, t TIME, tz TIMESTAMPTZ, \
+         d DECIMAL(18,3), b BLOB, h STRUCT(x FLOAT[], y MAP(VARCHAR, DECIMAL(4,1)))); \
+         INSERT INTO lake.d VALUES ('00112233-4455-6677-8899-aabbccddeeff', '{}', '2024-01-01', '2024-01-01', \
+         '2024-01-01', '12:00:00', '2024-01-01 00:00:00+00', 1.5, '\\xAA', {'x': [1.5, NULL], 'y': MAP {'k': 2.5}})",
+    );
+    let table = lake.table("lake", "d").await;
+    table.supported().unwrap();
+    let files = lake.catalog.files(&*lake.snapshot().await, table.id).await.unwrap();
+    for leaf in skep_catalog::leaves(&table.columns) {
+        let (min, max) = files[0].stats[&leaf.id].bounds(&leaf.ty);
+        assert!(min.is_some() && max.is_some(), "{} {}: {:?}", leaf.name, leaf.ty, files[0].stats[&leaf.id]);
+    }
+    // Its rows again, read by us and written by us.
+    let file = std::fs::File::open(lake.data().join(&files[0].path)).unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let rows = reader.build().unwrap().next().unwrap().unwrap();
+    let file = lake.stage(&table, &rows);
+    lake.commit([Change::Append { table: TableRef::Existing(table.id), files: vec![file] }]).await.unwrap();
+    judge(
+        &duck,
+        &[
+            ("SELECT count(*), count(DISTINCT d) FROM lake.d", "2,1"),
+            ("SELECT count(*) FROM lake.d WHERE u = '00112233-4455-6677-8899-aabbccddeeff'", "2"),
+            (
+                "SELECT count(*) FROM lake.d WHERE s = '2024-01-01' AND ms = '2024-01-01' AND ns = '2024-01-01'",
+                "2",
+            ),
+            (
+                "SELECT count(*) FROM lake.d WHERE t = '12:00:00' AND tz = '2024-01-01 00:00:00+00' AND d = 1.5",
+                "2",
+            ),
+            ("SELECT count(*) FROM lake.d WHERE b = '\\xAA'::BLOB AND j = '{}'", "2"),
+            ("SELECT count(*) FROM lake.d WHERE h.x[1] = 1.5 AND h.y['k'] = 2.5", "2"),
+            ("SELECT DISTINCT u FROM lake.d", "00112233-4455-6677-8899-aabbccddeeff"),
+        ],
+    );
+}
+
+#[tokio::test]
 async fn what_duckdb_hides_from_files_is_refused() {
     let lake = Lake::new().await;
     let Some(duck) = duck(&lake, false) else { return };
@@ -480,4 +524,5 @@ async fn duckdb_rewrites_our_table_and_we_follow() {
     assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 40);
     lake.append("lake", "t", &rows(40, 50)).await;
     assert_eq!(one(&duck, "SELECT count(*), sum(id) FROM lake.t"), "50,1225");
+    assert_eq!(lake.catalog.check().await.unwrap(), Vec::<String>::new());
 }

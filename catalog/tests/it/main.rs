@@ -8,5 +8,6 @@ mod commit;
 mod duckdb;
 mod duckdb_judges;
 mod lake;
+mod model;
 mod open;
 mod types;
