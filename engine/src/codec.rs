@@ -9,10 +9,13 @@ use std::sync::Arc;
 use datafusion::common::Result as DataFusionResult;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
+use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use prost::Message;
 use skep_common::{Error, Result};
+
+use crate::{functions, text};
 
 /// The codec of one operator.
 pub trait NodeCodec: Debug + Send + Sync {
@@ -28,6 +31,9 @@ pub trait NodeCodec: Debug + Send + Sync {
     /// [`Kind::Internal`](skep_common::Kind::Internal) for bytes that [`NodeCodec::encode`] did not make.
     fn decode(&self, bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Result<Arc<dyn ExecutionPlan>>;
 }
+
+/// The name of text scans on the wire: leaves of DataFusion's, over a source of ours.
+const TEXT_SCAN: &str = "text_scan";
 
 /// The codec of all operators of ours. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -70,11 +76,14 @@ impl PhysicalExtensionCodec for Codec {
         &self,
         bytes: &[u8],
         inputs: &[Arc<dyn ExecutionPlan>],
-        _: &TaskContext,
-        _: &dyn PhysicalProtoConverterExtension,
+        context: &TaskContext,
+        converter: &dyn PhysicalProtoConverterExtension,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let wire = Wire::decode(bytes)
             .map_err(|e| external(Error::internal("a plan node cannot be decoded").source(e)))?;
+        if wire.name == TEXT_SCAN {
+            return text::decode_scan(&wire.body, context, self, converter).map_err(external);
+        }
         let codec = self.0.iter().find(|codec| codec.name() == wire.name).ok_or_else(|| {
             external(
                 Error::internal(format!("plan node '{}' is not known here", wire.name))
@@ -88,13 +97,23 @@ impl PhysicalExtensionCodec for Codec {
         &self,
         node: Arc<dyn ExecutionPlan>,
         buffer: &mut Vec<u8>,
-        _: &dyn PhysicalProtoConverterExtension,
+        converter: &dyn PhysicalProtoConverterExtension,
     ) -> DataFusionResult<()> {
         let found = self.0.iter().find_map(|codec| Some((codec.name(), codec.encode(node.as_ref())?)));
+        let found = found.or_else(|| Some((TEXT_SCAN, text::encode_scan(node.as_ref(), self, converter)?)));
         let Some((name, body)) = found else {
             return Err(external(Error::internal(format!("plan node '{}' cannot travel", node.name()))));
         };
         let wire = Wire { name: name.to_owned(), body: body.map_err(external)? };
         wire.encode(buffer).map_err(|e| external(Error::internal("a plan node cannot be encoded").source(e)))
+    }
+
+    fn try_decode_udf(&self, name: &str, _: &[u8]) -> DataFusionResult<Arc<ScalarUDF>> {
+        functions::find(name).ok_or_else(|| {
+            external(
+                Error::internal(format!("function '{name}' is not known here"))
+                    .hint("run the same version of skep on every node"),
+            )
+        })
     }
 }

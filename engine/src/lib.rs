@@ -13,12 +13,31 @@
 //! # Not here
 //! Choosing lanes and workers, running plans, committing (`skep-coordinator`).
 
+pub mod boundary;
 pub mod codec;
+pub mod environment;
+pub mod error;
+pub mod explain;
+pub mod files;
+pub mod functions;
 pub mod guard;
+pub mod lane;
 pub mod names;
 pub mod placement;
+pub mod planner;
+pub mod scan;
+pub mod settings;
+pub mod show;
 pub mod sql;
+pub mod table;
+pub mod text;
+pub mod types;
 pub mod write;
 
 pub use placement::{OnCoordinator, Replicas};
+pub use environment::{Environment, Locate, Nowhere};
+pub use lane::{Lane, Physical, physical};
+pub use planner::{NewTable, Planner, ViewSpec, WriteInput, parameters};
+pub use scan::{Reports, ScanReport};
+pub use settings::{Execution, SettingInfo, Settings};
 pub use sql::{Parsed, Statement, parse, parse_one};

@@ -34,18 +34,12 @@ pub(super) fn show(reader: &mut Reader<'_>) -> Result<Statement> {
             }
             Ok(Statement::ShowCreate { name: reader.name()? })
         }
-        Some("snapshots") => {
-            reader.parser.next_token();
-            Ok(Statement::ShowSnapshots)
-        }
         Some("settings" | "all") => {
             reader.parser.next_token();
             Ok(Statement::ShowSettings { name: None })
         }
-        Some("time") => Ok(Statement::ShowSettings { name: Some(setting(reader)?) }),
         Some(_) => Ok(Statement::ShowSettings { name: Some(setting(reader)?) }),
-        None => reader
-            .expected("SCHEMAS, TABLES, COLUMNS, CREATE TABLE, SNAPSHOTS, SETTINGS or the name of a setting"),
+        None => reader.expected("SCHEMAS, TABLES, COLUMNS, CREATE TABLE, SETTINGS or the name of a setting"),
     }
 }
 

@@ -288,7 +288,7 @@ pub enum Statement {
     },
     /// `SHOW TABLES`
     ShowTables {
-        /// Only this schema; absent: the session's.
+        /// Only this schema; absent: all.
         schema: Option<String>,
         /// A LIKE pattern.
         like: Option<String>,
@@ -305,8 +305,6 @@ pub enum Statement {
         /// The table or view.
         name: Name,
     },
-    /// `SHOW SNAPSHOTS`
-    ShowSnapshots,
     /// `SHOW name`, `SHOW SETTINGS`
     ShowSettings {
         /// One of them; absent: all.
@@ -333,7 +331,6 @@ impl Statement {
             | Self::ShowTables { .. }
             | Self::ShowColumns { .. }
             | Self::ShowCreate { .. }
-            | Self::ShowSnapshots
             | Self::ShowSettings { .. }
             | Self::Describe(_) => None,
             Self::CreateSchema { .. } => Some("CREATE SCHEMA"),

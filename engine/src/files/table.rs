@@ -1,0 +1,270 @@
+//! Files of one kind as a table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{Array, ArrayRef, UInt64Array};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::ScalarValue;
+use datafusion::datasource::TableType;
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileScanConfigBuilder, FileSource, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use object_store::{ObjectMeta, ObjectStore};
+use skep_common::{Error, Result};
+
+use super::place::Place;
+use super::{FileOptions, Kind, infer, list, partitions};
+use crate::environment::Environment;
+use crate::placement::OnCoordinator;
+use crate::scan::{FileFacts, Reports, ScanReport, groups, keep};
+use crate::text::{Compression, Format, TextSource};
+use crate::{error, types};
+
+/// Files, their columns, and the columns in the names of their folders.
+#[derive(Debug)]
+pub(crate) struct FileTable {
+    place: Place,
+    options: FileOptions,
+    files: Vec<ObjectMeta>,
+    /// The values of `partitions`, for each file.
+    values: Vec<Vec<ScalarValue>>,
+    /// Columns in the files.
+    columns: SchemaRef,
+    /// Columns in the names of folders.
+    partitions: Vec<FieldRef>,
+    /// All of them, in the order of SQL: the files' first.
+    schema: SchemaRef,
+    environment: Arc<Environment>,
+}
+
+/// What is said about the columns of some files.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Declared {
+    /// The columns in the files; absent: found in them.
+    pub(crate) columns: Option<SchemaRef>,
+    /// The columns in the names of their folders, outermost first; `Null` where the type is to be found.
+    pub(crate) partitions: Vec<FieldRef>,
+}
+
+impl FileTable {
+    /// Lists the files of `place` and finds what is not declared.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) for no files, [`Kind::Invalid`](skep_common::Kind::Invalid) for
+    /// files that do not go together.
+    pub(crate) async fn open(
+        environment: &Arc<Environment>,
+        place: Place,
+        options: FileOptions,
+        declared: Declared,
+        views: bool,
+    ) -> Result<Self> {
+        let store = list::store(&environment.runtime, &place)?;
+        let files = list::files(&store, &place).await?;
+        let columns = match declared.columns {
+            Some(columns) => columns,
+            None => infer::schema(&store, &files, &options).await?,
+        };
+        let columns = if views { types::viewed(&columns) } else { columns };
+        let paths = files.iter().map(|meta| &meta.location);
+        let (partitions, values) = partitions::values(&place.path, paths, &declared.partitions, views)?;
+        // In files that other engines wrote, the folder says it again.
+        let inside =
+            columns.fields().iter().filter(|f| partitions.iter().all(|p| p.name() != f.name())).cloned();
+        let columns: SchemaRef = Arc::new(Schema::new(inside.collect::<Vec<_>>()));
+        let schema = columns.fields().iter().chain(&partitions).cloned().collect::<Vec<_>>();
+        let schema = Arc::new(Schema::new(schema));
+        let environment = Arc::clone(environment);
+        Ok(Self { place, options, files, values, columns, partitions, schema, environment })
+    }
+
+    /// The names in the headers of the CSV files of `place`.
+    ///
+    /// # Errors
+    /// As [`FileTable::open`].
+    pub(crate) async fn headers(
+        runtime: &RuntimeEnv,
+        place: &Place,
+        options: &FileOptions,
+    ) -> Result<Vec<String>> {
+        let store: Arc<dyn ObjectStore> = list::store(&environment.runtime, place)?;
+        let files = list::files(&store, place).await?;
+        infer::headers(&store, &files, options).await
+    }
+
+    async fn plan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let facts = Folders { table: self };
+        let mask = keep(session, &self.schema, filters, &facts);
+        let kept: Vec<usize> = (0..self.files.len()).filter(|&at| mask[at]).collect();
+        self.report(session, &kept);
+        let schema = match projection {
+            Some(used) => Arc::new(self.schema.project(used).map_err(|e| error::from_datafusion(e.into()))?),
+            None => Arc::clone(&self.schema),
+        };
+        if kept.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        let files: Vec<PartitionedFile> = kept
+            .iter()
+            .map(|&at| {
+                let file = PartitionedFile::new_from_meta(self.files[at].clone())
+                    .with_partition_values(self.values[at].clone());
+                if self.environment.only_here(&self.place.store, file.path()) {
+                    file.with_extension(OnCoordinator)
+                } else {
+                    file
+                }
+            })
+            .collect();
+        let format = self.text_format()?;
+        let columns = TableSchema::builder(Arc::clone(&self.columns))
+            .with_table_partition_cols(self.partitions.clone())
+            .build();
+        let source: Arc<dyn FileSource> = match &format {
+            Some(format) => Arc::new(TextSource::new(columns, format.clone())),
+            None => Arc::new(ParquetSource::new(columns)),
+        };
+        let config = FileScanConfigBuilder::new(self.place.store.clone(), source)
+            .with_file_groups(groups(files, session.config().target_partitions()))
+            .with_projection_indices(projection.cloned())
+            .map_err(error::from_datafusion)?
+            .with_limit(limit)
+            .build();
+        match format {
+            Some(_) => Ok(DataSourceExec::from_data_source(config)),
+            None => ParquetFormat::default()
+                .with_options(session.default_table_options().parquet)
+                .create_physical_plan(session, config)
+                .await
+                .map_err(error::from_datafusion),
+        }
+    }
+
+    fn report(&self, session: &dyn Session, kept: &[usize]) {
+        if let Some(reports) = session.config().get_extension::<Reports>() {
+            reports.add(ScanReport {
+                table: format!("'{}'", self.place.text),
+                files_total: self.files.len(),
+                files_kept: kept.len(),
+                bytes_total: self.files.iter().map(|file| file.size).sum(),
+                bytes_kept: kept.iter().map(|&at| self.files[at].size).sum(),
+            });
+        }
+    }
+
+    /// One format for all files: a scan has one.
+    fn text_format(&self) -> Result<Option<Format>> {
+        let mut found: Option<(Compression, &ObjectMeta)> = None;
+        for file in &self.files {
+            let Some(format) = self.options.text(file.location.as_ref()) else { return Ok(None) };
+            match found {
+                Some((compression, other)) if compression != format.compression => {
+                    return Err(Error::unsupported(format!(
+                        "'{}' and '{}' are packed differently",
+                        other.location, file.location
+                    ))
+                    .hint("read the files of each compression by a pattern of their own, with UNION ALL"));
+                }
+                Some(_) => {}
+                None => found = Some((format.compression, file)),
+            }
+        }
+        Ok(found.and_then(|(_, file)| self.options.text(file.location.as_ref())))
+    }
+}
+
+#[async_trait]
+impl TableProvider for FileTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        debug_assert!(self.options.kind == Kind::Parquet || !self.files.is_empty());
+        self.plan(session, projection, filters, limit).await.map_err(error::to_datafusion)
+    }
+}
+
+/// What the names of folders say about files.
+struct Folders<'a> {
+    table: &'a FileTable,
+}
+
+impl Folders<'_> {
+    fn column(&self, name: &str) -> Option<ArrayRef> {
+        let at = self.table.partitions.iter().position(|field| field.name() == name)?;
+        ScalarValue::iter_to_array(self.table.values.iter().map(|values| values[at].clone())).ok()
+    }
+}
+
+impl FileFacts for Folders<'_> {
+    fn files(&self) -> usize {
+        self.table.files.len()
+    }
+
+    fn min(&self, column: &str) -> Option<ArrayRef> {
+        self.column(column)
+    }
+
+    fn max(&self, column: &str) -> Option<ArrayRef> {
+        self.column(column)
+    }
+
+    /// A folder without a value makes all rows NULL, and they are not counted: then nothing is known.
+    fn nulls(&self, column: &str) -> Option<UInt64Array> {
+        let values = self.column(column)?;
+        Some((0..values.len()).map(|at| values.is_valid(at).then_some(0)).collect())
+    }
+
+    fn rows(&self) -> Option<UInt64Array> {
+        None
+    }
+}
+
+/// The declared columns of an external table: those in files, and those in folders.
+pub(crate) fn declared(schema: &Schema, partition_columns: &[String]) -> Declared {
+    let in_folders: BTreeMap<&str, &FieldRef> =
+        schema.fields().iter().map(|field| (field.name().as_str(), field)).collect();
+    let partitions = partition_columns
+        .iter()
+        .map(|name| match in_folders.get(name.as_str()) {
+            Some(field) => Arc::clone(field),
+            None => Arc::new(Field::new(name, DataType::Null, true)),
+        })
+        .collect();
+    let inside = schema.fields().iter().filter(|field| !partition_columns.contains(field.name())).cloned();
+    Declared { columns: Some(Arc::new(Schema::new(inside.collect::<Vec<_>>()))), partitions }
+}

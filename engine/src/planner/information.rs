@@ -1,0 +1,143 @@
+//! `information_schema`: the standard's tables about tables, from the snapshot.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, Int32Array, StringArray};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use skep_common::{Error, Result};
+
+use super::{Planner, tables, view};
+use crate::sql::Name;
+use crate::{error, names, types};
+
+const TABLES: [&str; 4] = ["columns", "schemata", "tables", "views"];
+
+/// The table `name` of the schema.
+pub(super) async fn table(planner: &Planner, name: &Name) -> Result<Arc<dyn TableProvider>> {
+    let batch = match name.name.as_str() {
+        "schemata" => schemata(planner)?,
+        "tables" => tables_of(planner)?,
+        "views" => views(planner)?,
+        "columns" => columns(planner).await?,
+        other => {
+            let error = Error::not_found(format!("table 'information_schema.{other}' does not exist"));
+            let error = match names::nearest(other, TABLES) {
+                Some(near) => error.hint(format!("did you mean 'information_schema.{near}'?")),
+                None => error.hint(format!("it has {}", TABLES.join(", "))),
+            };
+            return Err(tables::placed(error, name.at));
+        }
+    };
+    let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).map_err(error::from_datafusion)?;
+    Ok(Arc::new(table))
+}
+
+fn schemata(planner: &Planner) -> Result<RecordBatch> {
+    let mut names: Vec<&str> = planner.snapshot.schemas().map(|schema| schema.name.as_str()).collect();
+    names.push(names::INFORMATION_SCHEMA);
+    names.sort_unstable();
+    batch(vec![
+        ("catalog_name", text(names.iter().map(|_| Some(names::CATALOG)))),
+        ("schema_name", text(names.iter().map(|name| Some(*name)))),
+        ("schema_owner", text(names.iter().map(|_| None))),
+    ])
+}
+
+fn tables_of(planner: &Planner) -> Result<RecordBatch> {
+    let snapshot = &planner.snapshot;
+    let mut rows: Vec<(&str, &str, &str)> = Vec::new();
+    for schema in snapshot.schemas() {
+        rows.extend(
+            snapshot.tables(&schema.name).map(|t| (schema.name.as_str(), t.name.as_str(), "BASE TABLE")),
+        );
+        rows.extend(snapshot.views(&schema.name).map(|v| (schema.name.as_str(), v.name.as_str(), "VIEW")));
+    }
+    rows.extend(TABLES.iter().map(|name| (names::INFORMATION_SCHEMA, *name, "VIEW")));
+    rows.sort_unstable();
+    batch(vec![
+        ("table_catalog", text(rows.iter().map(|_| Some(names::CATALOG)))),
+        ("table_schema", text(rows.iter().map(|row| Some(row.0)))),
+        ("table_name", text(rows.iter().map(|row| Some(row.1)))),
+        ("table_type", text(rows.iter().map(|row| Some(row.2)))),
+    ])
+}
+
+fn views(planner: &Planner) -> Result<RecordBatch> {
+    let snapshot = &planner.snapshot;
+    let all = || snapshot.schemas().flat_map(|schema| snapshot.views(&schema.name));
+    batch(vec![
+        ("table_catalog", text(all().map(|_| Some(names::CATALOG)))),
+        ("table_schema", text(all().map(|view| Some(view.schema_name.as_str())))),
+        ("table_name", text(all().map(|view| Some(view.name.as_str())))),
+        ("definition", text(all().map(|view| Some(view.sql.as_str())))),
+    ])
+}
+
+/// One column of one table or view.
+struct Described {
+    schema: String,
+    table: String,
+    name: String,
+    position: i32,
+    nullable: bool,
+    ty: String,
+    default: Option<String>,
+}
+
+async fn columns(planner: &Planner) -> Result<RecordBatch> {
+    let mut rows = Vec::new();
+    for schema in planner.snapshot.schemas() {
+        for table in planner.snapshot.tables(&schema.name) {
+            let defaults: Vec<Option<String>> = table.columns.iter().map(super::constant::shown).collect();
+            describe(&mut rows, &schema.name, &table.name, &table.arrow_schema(), &defaults);
+        }
+        for view in planner.snapshot.views(&schema.name) {
+            // A view whose tables are gone has no columns.
+            if let Ok(expanded) = view::expand(planner, view, &mut Vec::new()).await {
+                describe(&mut rows, &schema.name, &view.name, &expanded.schema(), &[]);
+            }
+        }
+    }
+    batch(vec![
+        ("table_catalog", text(rows.iter().map(|_| Some(names::CATALOG)))),
+        ("table_schema", text(rows.iter().map(|row| Some(row.schema.as_str())))),
+        ("table_name", text(rows.iter().map(|row| Some(row.table.as_str())))),
+        ("column_name", text(rows.iter().map(|row| Some(row.name.as_str())))),
+        ("ordinal_position", Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.position)))),
+        ("column_default", text(rows.iter().map(|row| row.default.as_deref()))),
+        ("is_nullable", text(rows.iter().map(|row| Some(if row.nullable { "YES" } else { "NO" })))),
+        ("data_type", text(rows.iter().map(|row| Some(row.ty.as_str())))),
+    ])
+}
+
+fn describe(
+    rows: &mut Vec<Described>,
+    schema: &str,
+    table: &str,
+    columns: &SchemaRef,
+    defaults: &[Option<String>],
+) {
+    for (at, field) in columns.fields().iter().enumerate() {
+        rows.push(Described {
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+            name: field.name().clone(),
+            position: i32::try_from(at + 1).unwrap_or(i32::MAX),
+            nullable: field.is_nullable(),
+            ty: types::sql_name(field.data_type()),
+            default: defaults.get(at).cloned().flatten(),
+        });
+    }
+}
+
+fn text<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn batch(columns: Vec<(&'static str, ArrayRef)>) -> Result<RecordBatch> {
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
+        .map_err(|e| error::from_datafusion(e.into()))
+}

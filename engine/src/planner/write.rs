@@ -1,0 +1,489 @@
+//! Statements that write rows: from their source to a plan with exactly the columns of the table.
+//!
+//! Every column is given by the source, or by its default, or NULL; every value passes through
+//! [`assign`](crate::functions), which refuses what the column cannot take and names it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::catalog::TableProvider;
+use datafusion::common::Column as Qualified;
+use datafusion::common::config::{CsvOptions, JsonOptions};
+use datafusion::datasource::file_format::csv::CsvFormatFactory;
+use datafusion::datasource::file_format::json::JsonFormatFactory;
+use datafusion::datasource::file_format::parquet::ParquetFormatFactory;
+use datafusion::datasource::file_format::{FileFormatFactory, format_as_file_type};
+use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::sql::sqlparser::ast;
+use skep_catalog::{Column, External, TableDef, columns_from_arrow};
+use skep_common::{Error, Position, Result};
+
+use super::{Planner, constant, tables};
+use crate::files::{Declared, FileOptions, FileTable, Kind, Place};
+use crate::functions::assign;
+use crate::sql::{ColumnSpec, CopyInto, CopyTo, CreateExternal, CreateTable, CreateTableAs, Insert, Name};
+use crate::{error, names, types};
+
+/// Rows for a table that exists.
+#[derive(Debug, Clone)]
+pub struct WriteInput {
+    /// The table.
+    pub table: Arc<TableDef>,
+    /// The rows: the columns of the table by name and order, in its plain types.
+    pub plan: LogicalPlan,
+}
+
+/// A table that does not exist yet, and its rows.
+#[derive(Debug, Clone)]
+pub struct NewTable {
+    /// Its columns.
+    pub columns: Vec<Column>,
+    /// The rows: those columns by name and order, in their plain types.
+    pub plan: LogicalPlan,
+}
+
+impl Planner {
+    /// The table that `name` names, to write to.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) with the nearest name;
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for views and tables that are not ours to write.
+    pub fn writable(&self, name: &Name) -> Result<Arc<TableDef>> {
+        let schema = name.schema_or(self.settings.schema());
+        let Some(table) = self.snapshot.table(schema, &name.name) else {
+            return Err(match self.snapshot.view(schema, &name.name) {
+                Some(_) => {
+                    placed(Error::invalid(format!("'{name}' is a view, and rows go into tables")), name.at)
+                }
+                None => tables::missing(self, name),
+            });
+        };
+        if table.external.is_some() {
+            let error = Error::invalid(format!("'{name}' is an external table, which is only read"))
+                .hint("CREATE TABLE ... AS SELECT copies it into a table of the catalog");
+            return Err(placed(error, name.at));
+        }
+        table.supported()?;
+        Ok(Arc::clone(table))
+    }
+
+    /// The rows of INSERT.
+    ///
+    /// # Errors
+    /// As [`Planner::writable`] and [`Planner::logical`], and [`Kind::Invalid`](skep_common::Kind::Invalid) for columns
+    /// that do not fit.
+    pub async fn insert(&self, insert: &Insert) -> Result<WriteInput> {
+        let table = self.writable(&insert.table)?;
+        let plan = match &insert.source {
+            Some(source) => {
+                let targets = targets(&table, insert.columns.as_deref())?;
+                let hints = hints(source, &targets)?;
+                let plan = self.typed(source, &hints).await?;
+                let given = plan.schema().fields().len();
+                if given != targets.len() {
+                    return Err(count_error(&table, insert, given, targets.len()));
+                }
+                by_position(plan, &table.columns, &targets)?
+            }
+            None => {
+                let one = LogicalPlanBuilder::empty(true).build().map_err(error::from_datafusion)?;
+                by_position(one, &table.columns, &[])?
+            }
+        };
+        Ok(WriteInput { table, plan })
+    }
+
+    /// The columns of CREATE TABLE.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`](skep_common::Kind::Unsupported) for types and defaults that Skep does not have.
+    pub async fn create_table(&self, create: &CreateTable) -> Result<Vec<Column>> {
+        let mut columns = columns_from_arrow(&declared_schema(&create.columns)?)?;
+        for (column, spec) in columns.iter_mut().zip(&create.columns) {
+            if let Some(default) = &spec.default {
+                let value = constant::default(self, default, &column.name, &column.ty).await;
+                column.default = value.map_err(|e| placed(e, spec.at))?;
+            }
+        }
+        Ok(columns)
+    }
+
+    /// The columns and rows of CREATE TABLE AS.
+    ///
+    /// # Errors
+    /// As [`Planner::logical`], and for columns that a table cannot have.
+    pub async fn create_table_as(&self, create: &CreateTableAs) -> Result<NewTable> {
+        let plan = self.logical(&create.query).await?;
+        let own = plan.schema().fields();
+        if !create.columns.is_empty() && create.columns.len() != own.len() {
+            return Err(Error::invalid(format!(
+                "the table names {} columns and the query has {}",
+                create.columns.len(),
+                own.len()
+            )));
+        }
+        let fields = own.iter().enumerate().map(|(at, field)| match create.columns.get(at) {
+            Some(spec) if spec.ty != ast::DataType::Unspecified => declared_field(spec),
+            // What a query happens not to give is no rule for later rows.
+            Some(spec) => Ok(Field::new(&spec.name, types::plain(field.data_type()), spec.nullable)),
+            None => Ok(Field::new(field.name(), types::plain(field.data_type()), true)),
+        });
+        let columns = columns_from_arrow(&Schema::new(fields.collect::<Result<Vec<_>>>()?))?;
+        let targets: Vec<usize> = (0..columns.len()).collect();
+        let plan = by_position(plan, &columns, &targets)?;
+        Ok(NewTable { columns, plan })
+    }
+
+    /// The rows of COPY INTO.
+    ///
+    /// # Errors
+    /// As [`Planner::writable`], and for files that are missing or do not fit the table.
+    pub async fn copy_into(&self, copy: &CopyInto) -> Result<WriteInput> {
+        let table = self.writable(&copy.table)?;
+        let place = |e: Error| placed(e, copy.at);
+        let files = Place::parse(&copy.pattern, self.settings.directory()).map_err(place)?;
+        let options = copy.options.0.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let options = FileOptions::parse(options, &copy.pattern).map_err(place)?;
+        let listed = copy.columns.as_deref().map(|columns| targets(&table, Some(columns))).transpose()?;
+        let declared = self.file_columns(&table, listed.as_deref(), &files, &options).await.map_err(place)?;
+        let views = self.settings.view_types();
+        let source = FileTable::open(&self.environment, files, options, declared, views).await.map_err(place)?;
+        let schema = source.schema();
+        let scan = LogicalPlanBuilder::scan("files", provider_as_source(Arc::new(source)), None)
+            .and_then(LogicalPlanBuilder::build)
+            .map_err(error::from_datafusion)?;
+        let plan = match listed {
+            // The files' columns, in order, are the listed ones.
+            Some(targets) if schema.fields().len() == targets.len() => {
+                by_position(scan, &table.columns, &targets)?
+            }
+            Some(targets) => {
+                return Err(place(Error::invalid(format!(
+                    "the files have {} columns and {} are named",
+                    schema.fields().len(),
+                    targets.len()
+                ))));
+            }
+            None => by_name(scan, &table)?,
+        };
+        Ok(WriteInput { table, plan })
+    }
+
+    /// What the columns of the files of COPY INTO are, as far as the table says it.
+    async fn file_columns(
+        &self,
+        table: &TableDef,
+        listed: Option<&[usize]>,
+        place: &Place,
+        options: &FileOptions,
+    ) -> Result<Declared> {
+        let schema = table.arrow_schema();
+        let read = |at: usize| {
+            let field = schema.field(at);
+            Field::new(field.name(), text_type(field.data_type(), options.kind), true)
+        };
+        let fields: Vec<Field> = match (options.kind, listed) {
+            // Parquet files say themselves what they hold.
+            (Kind::Parquet, _) => return Ok(Declared::default()),
+            (_, Some(listed)) => listed.iter().map(|&at| read(at)).collect(),
+            (Kind::Csv, None) if options.csv.header => {
+                let header = FileTable::headers(&self.environment, place, options).await?;
+                let known: HashMap<&str, usize> = schema
+                    .fields()
+                    .iter()
+                    .enumerate()
+                    .map(|(at, field)| (field.name().as_str(), at))
+                    .collect();
+                let lower: HashMap<String, usize> =
+                    known.iter().map(|(name, at)| (name.to_lowercase(), *at)).collect();
+                let fields = header.iter().map(|name| {
+                    let at = known.get(name.as_str()).or_else(|| lower.get(&name.to_lowercase()));
+                    // A column that the table lacks is read past.
+                    at.map_or_else(|| Field::new(name, DataType::Utf8, true), |&at| read(at))
+                });
+                fields.collect()
+            }
+            (_, None) => (0..schema.fields().len()).map(read).collect(),
+        };
+        Ok(Declared { columns: Some(Arc::new(Schema::new(fields))), partitions: Vec::new() })
+    }
+
+    /// The plan of COPY TO, which writes the file and returns one row with the number of rows.
+    ///
+    /// # Errors
+    /// As [`Planner::logical`], and [`Kind::Invalid`](skep_common::Kind::Invalid) for options that do not exist.
+    pub async fn copy_to(&self, copy: &CopyTo) -> Result<LogicalPlan> {
+        let plan = self.copy_source(&copy.source).await?;
+        let place = Place::parse(&copy.path, self.settings.directory())?;
+        if place.pattern.is_some() {
+            return Err(Error::invalid(format!("'{}' is a pattern, and rows go to one file", copy.path)));
+        }
+        let options = copy.options.0.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let options = FileOptions::parse(options, &copy.path)?;
+        let fields: Vec<(Qualified, DataType)> = plan
+            .schema()
+            .iter()
+            .map(|(qualifier, field)| (Qualified::from((qualifier, field)), types::plain(field.data_type())))
+            .collect();
+        let plain: Vec<Expr> = fields
+            .into_iter()
+            .map(|(column, ty)| {
+                let name = column.name.clone();
+                cast(Expr::Column(column), ty).alias(name)
+            })
+            .collect();
+        let rows = LogicalPlanBuilder::from(plan)
+            .project(plain)
+            .and_then(LogicalPlanBuilder::build)
+            .map_err(error::from_datafusion)?;
+        let url = format!("{}{}", place.store.as_str(), place.path);
+        LogicalPlanBuilder::copy_to(
+            rows,
+            url,
+            format_as_file_type(writer(&options)),
+            HashMap::new(),
+            Vec::new(),
+        )
+        .and_then(LogicalPlanBuilder::build)
+        .map_err(error::from_datafusion)
+    }
+
+    /// The columns and place of CREATE EXTERNAL TABLE. The files are looked at: they must be there, and fit.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) for no files, [`Kind::Invalid`](skep_common::Kind::Invalid) for
+    /// columns or options that do not fit.
+    pub async fn create_external(&self, create: &CreateExternal) -> Result<(Vec<Column>, External)> {
+        let place = Place::parse(&create.location, self.settings.directory())?;
+        let mut pairs = create.options.0.clone();
+        if let Some(format) = &create.format {
+            pairs.retain(|(name, _)| name != "format");
+            pairs.push(("format".to_owned(), format.clone()));
+        }
+        let borrowed = || pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let options = FileOptions::parse(borrowed(), &create.location)?;
+        // As other engines have it, a partition column may be declared among the columns or with a type of its own.
+        let mut partitions = Vec::new();
+        for spec in &create.partitions {
+            let among = create.columns.iter().find(|column| column.name == spec.name);
+            let field = match (among, &spec.ty) {
+                (Some(column), _) => declared_field(column)?,
+                (None, ast::DataType::Unspecified) => Field::new(&spec.name, DataType::Null, true),
+                (None, _) => declared_field(spec)?,
+            };
+            partitions.push(Arc::new(field));
+        }
+        let inside: Vec<ColumnSpec> = create
+            .columns
+            .iter()
+            .filter(|column| create.partitions.iter().all(|partition| partition.name != column.name))
+            .cloned()
+            .collect();
+        let columns = if inside.is_empty() { None } else { Some(Arc::new(declared_schema(&inside)?)) };
+        let location = format!("{}{}", place.store.as_str(), folder(&place, &create.location));
+        let kind = options.kind;
+        let declared = Declared { columns, partitions };
+        let table = FileTable::open(&self.environment, place, options, declared, false).await?;
+        let columns = columns_from_arrow(&table.schema())?;
+        let external = External {
+            location,
+            format: kind.to_string(),
+            options: pairs.iter().filter(|(name, _)| name != "format").cloned().collect(),
+            partition_columns: create.partitions.iter().map(|spec| spec.name.clone()).collect(),
+        };
+        Ok((columns, external))
+    }
+}
+
+/// The path of an external table as the catalog keeps it: with its pattern, or `/` behind a folder.
+fn folder(place: &Place, written: &str) -> String {
+    match &place.pattern {
+        Some(pattern) => pattern.to_string(),
+        None if written.ends_with('/') => format!("{}/", place.path),
+        None => place.path.to_string(),
+    }
+}
+
+fn writer(options: &FileOptions) -> Arc<dyn FileFormatFactory> {
+    let packing = options.compression.unwrap_or_default().decoder();
+    let compression = *packing.get_variant();
+    match options.kind {
+        Kind::Parquet => Arc::new(ParquetFormatFactory::new()),
+        Kind::Json => {
+            Arc::new(JsonFormatFactory::new_with_options(JsonOptions { compression, ..Default::default() }))
+        }
+        Kind::Csv => {
+            let csv = &options.csv;
+            Arc::new(CsvFormatFactory::new_with_options(CsvOptions {
+                has_header: Some(csv.header),
+                delimiter: csv.delimiter,
+                quote: csv.quote,
+                escape: csv.escape,
+                null_value: csv.null.clone(),
+                compression,
+                ..Default::default()
+            }))
+        }
+    }
+}
+
+/// The type that a column is read with, from text; the cast to its own follows.
+fn text_type(ty: &DataType, kind: Kind) -> DataType {
+    match (ty, kind) {
+        (DataType::Binary | DataType::FixedSizeBinary(_), _) => DataType::Utf8,
+        (DataType::List(_) | DataType::Struct(_) | DataType::Map(..) | DataType::Interval(_), Kind::Csv) => {
+            DataType::Utf8
+        }
+        (ty, _) => ty.clone(),
+    }
+}
+
+/// The indices in the table of `columns`, or of all.
+fn targets(table: &TableDef, columns: Option<&[ast::Ident]>) -> Result<Vec<usize>> {
+    let Some(columns) = columns else { return Ok((0..table.columns.len()).collect()) };
+    let mut found: Vec<usize> = Vec::with_capacity(columns.len());
+    for ident in columns {
+        let name = names::normalise(ident);
+        let at = names::from_span(ident.span);
+        let Some(target) = table.columns.iter().position(|column| column.name == name) else {
+            let error = Error::invalid(format!("table '{}' has no column '{name}'", table.name));
+            let known = table.columns.iter().map(|column| column.name.as_str());
+            let error = match names::nearest(&name, known.clone()) {
+                Some(near) => error.hint(format!("did you mean '{near}'?")),
+                None => error.hint(format!("columns are {}", known.collect::<Vec<_>>().join(", "))),
+            };
+            return Err(placed(error, at));
+        };
+        if found.contains(&target) {
+            return Err(placed(Error::invalid(format!("column '{name}' is named twice")), at));
+        }
+        found.push(target);
+    }
+    Ok(found)
+}
+
+/// Types of `$1`, `$2`, ... that stand alone in VALUES: those of their columns.
+fn hints(source: &ast::Query, targets: &[usize]) -> Result<Vec<Option<ast::DataType>>> {
+    let _ = (source, targets);
+    Ok(Vec::new())
+}
+
+fn count_error(table: &TableDef, insert: &Insert, given: usize, wanted: usize) -> Error {
+    let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+    let error = match &insert.columns {
+        Some(_) => Error::invalid(format!("{wanted} columns are named and {given} values are given")),
+        None => Error::invalid(format!(
+            "table '{}' has {wanted} columns and {given} values are given",
+            table.name
+        ))
+        .hint(format!("name the columns that are given; the table has {}", names.join(", "))),
+    };
+    placed(error, insert.table.at)
+}
+
+/// `plan`, whose column `i` goes to the column `targets[i]` of `columns`, with the rest filled in.
+fn by_position(plan: LogicalPlan, columns: &[Column], targets: &[usize]) -> Result<LogicalPlan> {
+    let given: Vec<(Qualified, Field)> = plan
+        .schema()
+        .iter()
+        .map(|(qualifier, field)| (Qualified::from((qualifier, field)), field.as_ref().clone()))
+        .collect();
+    let source = |at: usize| targets.iter().position(|&target| target == at).and_then(|i| given.get(i));
+    project(plan.clone(), columns, source)
+}
+
+/// `plan`, whose columns go to those of the same name, with the rest filled in.
+fn by_name(plan: LogicalPlan, table: &TableDef) -> Result<LogicalPlan> {
+    let given: Vec<(Qualified, Field)> = plan
+        .schema()
+        .iter()
+        .map(|(qualifier, field)| (Qualified::from((qualifier, field)), field.as_ref().clone()))
+        .collect();
+    let find = |name: &str| {
+        let exact = given.iter().find(|(column, _)| column.name == name);
+        exact.or_else(|| given.iter().find(|(column, _)| column.name.eq_ignore_ascii_case(name)))
+    };
+    if table.columns.iter().all(|column| find(&column.name).is_none()) {
+        let theirs: Vec<&str> = given.iter().map(|(column, _)| column.name.as_str()).collect();
+        let ours: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        return Err(Error::invalid(format!("the files have none of the columns of table '{}'", table.name))
+            .hint(format!("the files have {}; the table has {}", theirs.join(", "), ours.join(", "))));
+    }
+    project(plan.clone(), &table.columns, |at| find(&table.columns[at].name))
+}
+
+fn project<'a>(
+    plan: LogicalPlan,
+    columns: &[Column],
+    source: impl Fn(usize) -> Option<&'a (Qualified, Field)>,
+) -> Result<LogicalPlan> {
+    let schema = skep_catalog::logical_schema(columns);
+    let mut exprs = Vec::with_capacity(columns.len());
+    for (at, (column, field)) in columns.iter().zip(schema.fields()).enumerate() {
+        let ty = field.data_type();
+        let expr = match source(at) {
+            Some((name, given)) => {
+                let value = Expr::Column(name.clone());
+                let checked = !column.nullable && given.is_nullable();
+                if given.data_type() == ty && !checked {
+                    value
+                } else if lossless(given.data_type(), ty) && !checked {
+                    cast(value, ty.clone())
+                } else {
+                    assign(value, &column.name, ty, column.nullable)?
+                }
+            }
+            None => {
+                let value = constant::decode(column)?;
+                if value.is_null() && !column.nullable {
+                    return Err(Error::invalid(format!(
+                        "column '{}' is NOT NULL and has no value",
+                        column.name
+                    ))
+                    .hint("give it a value, or a default when the table is created"));
+                }
+                assign(Expr::Literal(value, None), &column.name, ty, column.nullable)?
+            }
+        };
+        exprs.push(expr.alias(&column.name));
+    }
+    LogicalPlanBuilder::from(plan)
+        .project(exprs)
+        .and_then(LogicalPlanBuilder::build)
+        .map_err(error::from_datafusion)
+}
+
+/// Whether every value of `from` is one of `to`, so that a plain cast cannot fail.
+fn lossless(from: &DataType, to: &DataType) -> bool {
+    use DataType::{
+        Binary, BinaryView, Float32, Float64, Int8, Int16, Int32, Int64, LargeUtf8, UInt8, UInt16, UInt32,
+        Utf8, Utf8View,
+    };
+    matches!(
+        (from, to),
+        (Utf8View | LargeUtf8, Utf8)
+            | (BinaryView, Binary)
+            | (Int8, Int16 | Int32 | Int64 | Float64)
+            | (Int16, Int32 | Int64 | Float64)
+            | (Int32, Int64 | Float64)
+            | (UInt8, Int16 | Int32 | Int64 | UInt16 | UInt32)
+            | (UInt16, Int32 | Int64 | UInt32)
+            | (UInt32, Int64)
+            | (Float32, Float64)
+    )
+}
+
+fn declared_schema(columns: &[ColumnSpec]) -> Result<Schema> {
+    Ok(Schema::new(columns.iter().map(declared_field).collect::<Result<Vec<_>>>()?))
+}
+
+fn declared_field(column: &ColumnSpec) -> Result<Field> {
+    let ty = types::arrow_type(&column.ty).map_err(|e| placed(e, column.at))?;
+    Ok(Field::new(&column.name, ty, column.nullable))
+}
+
+fn placed(error: Error, at: Option<Position>) -> Error {
+    tables::placed(error, at)
+}

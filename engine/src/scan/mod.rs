@@ -1,0 +1,21 @@
+//! From files that a filter may match to the leaf of a plan.
+//!
+//! ```text
+//! files of a table --keep(filters)--> files that may match --groups--> DataSourceExec <- ProjectionExec (names)
+//!                        |
+//!                  ScanReport, for EXPLAIN
+//! ```
+//!
+//! # Invariants
+//! - A file is left out only if its statistics prove that no row of it matches.
+//! - The statistics of a scan are those of the files it keeps; what is a bound and not a value is `Inexact`.
+
+mod bounds;
+mod groups;
+mod keep;
+mod report;
+
+pub(crate) use bounds::Bounds;
+pub(crate) use groups::groups;
+pub(crate) use keep::{FileFacts, keep};
+pub use report::{Reports, ScanReport};

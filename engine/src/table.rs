@@ -1,0 +1,252 @@
+//! A table of the catalog, in one snapshot, as DataFusion scans it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::DateTime;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+use skep_catalog::{DataFile, TableDef};
+use skep_common::{Error, Result};
+
+use crate::environment::Environment;
+use crate::placement::{OnCoordinator, Replicas};
+use crate::scan::{Bounds, Reports, ScanReport, groups, keep};
+use crate::{error, files, types};
+
+/// Bytes after a Parquet footer that are read with it.
+const FOOTER_TAIL: u64 = 8;
+
+/// A table with the files of one snapshot.
+#[derive(Debug)]
+pub struct SkepTable {
+    def: Arc<TableDef>,
+    files: Arc<Vec<Arc<DataFile>>>,
+    /// What queries see.
+    schema: SchemaRef,
+    /// What is read from files.
+    physical: SchemaRef,
+    store: ObjectStoreUrl,
+    root: Path,
+    environment: Arc<Environment>,
+}
+
+impl SkepTable {
+    /// `def` over `files`, which lie below the data path of the catalog. With `views`, strings are views.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`](skep_common::Kind::Unsupported) for types that Skep does not read.
+    pub fn new(
+        def: Arc<TableDef>,
+        files: Arc<Vec<Arc<DataFile>>>,
+        environment: Arc<Environment>,
+        views: bool,
+    ) -> Result<Self> {
+        def.supported()?;
+        let (store, root) = files::data_path(environment.catalog.data_path())?;
+        let (schema, physical) = (def.arrow_schema(), def.read_schema());
+        let shape = |schema: SchemaRef| if views { types::viewed(&schema) } else { schema };
+        Ok(Self { schema: shape(schema), physical: shape(physical), def, files, store, root, environment })
+    }
+
+    /// The table.
+    pub fn def(&self) -> &Arc<TableDef> {
+        &self.def
+    }
+
+    fn path(&self, file: &DataFile) -> Result<Path> {
+        let wrong = |e: object_store::path::Error| {
+            Error::corrupt(format!("the catalog has the file '{}', which is not a path", file.path)).source(e)
+        };
+        if file.absolute {
+            let (store, path) = files::data_path(&file.path)?;
+            if store != self.store {
+                return Err(Error::unsupported(format!(
+                    "file '{}' is not in the store of the catalog",
+                    file.path
+                )));
+            }
+            return Ok(path);
+        }
+        let below = Path::parse(&file.path).map_err(wrong)?;
+        Ok(self.root.parts().chain(below.parts()).collect())
+    }
+
+    /// The files that may hold rows for `filters`; without filters, as many as `limit` rows take.
+    fn kept(&self, session: &dyn Session, filters: &[Expr], limit: Option<usize>) -> Vec<Arc<DataFile>> {
+        let facts = Bounds::new(&self.def.columns, &self.files);
+        let mask = keep(session, &self.schema, filters, &facts);
+        let kept = self.files.iter().zip(mask).filter(|(_, keep)| *keep).map(|(file, _)| Arc::clone(file));
+        let Some(limit) = limit.filter(|_| filters.is_empty()) else { return kept.collect() };
+        let mut rows = 0;
+        kept.take_while(|file| {
+            let needed = rows < limit as u64;
+            rows += file.rows;
+            needed
+        })
+        .collect()
+    }
+
+    async fn partitioned(&self, files: &[Arc<DataFile>], used: &[usize]) -> Result<Vec<PartitionedFile>> {
+        let paths = files.iter().map(|file| self.path(file)).collect::<Result<Vec<_>>>()?;
+        let replicas = self.environment.locate.locate(&self.store, &paths).await.unwrap_or_else(|e| {
+            tracing::warn!(error = %e.report(), "replicas are not known; tasks go anywhere");
+            Vec::new()
+        });
+        let mut replicas = replicas.into_iter();
+        let scans = files.iter().zip(paths).map(|(file, location)| {
+            let meta = ObjectMeta {
+                location,
+                // Files never change: the same for ever.
+                last_modified: DateTime::UNIX_EPOCH,
+                size: file.bytes,
+                e_tag: None,
+                version: None,
+            };
+            let one = std::slice::from_ref(file);
+            let statistics =
+                Bounds::new(&self.def.columns, one).statistics(&self.def.columns, &self.physical, used);
+            let mut scan = PartitionedFile::new_from_meta(meta).with_statistics(Arc::new(statistics));
+            if let Some(footer) = file.footer {
+                scan =
+                    scan.with_metadata_size_hint(usize::try_from(footer + FOOTER_TAIL).unwrap_or(usize::MAX));
+            }
+            if self.environment.only_here(&self.store, scan.path()) {
+                return scan.with_extension(OnCoordinator);
+            }
+            match replicas.next() {
+                Some(nodes) if !nodes.is_empty() => scan.with_extension(Replicas(nodes)),
+                _ => scan,
+            }
+        });
+        Ok(scans.collect())
+    }
+
+    async fn plan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let used: Vec<usize> =
+            projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let kept = self.kept(session, filters, limit);
+        if let Some(reports) = session.config().get_extension::<Reports>() {
+            let bytes = |files: &[Arc<DataFile>]| files.iter().map(|file| file.bytes).sum();
+            reports.add(ScanReport {
+                table: format!("{}.{}", self.def.schema_name, self.def.name),
+                files_total: self.files.len(),
+                files_kept: kept.len(),
+                bytes_total: bytes(&self.files),
+                bytes_kept: bytes(&kept),
+            });
+        }
+        let schema = Arc::new(self.schema.project(&used).map_err(|e| error::from_datafusion(e.into()))?);
+        if kept.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        self.same_nesting(&used)?;
+        let statistics =
+            Bounds::new(&self.def.columns, &kept).statistics(&self.def.columns, &self.physical, &used);
+        let files = self.partitioned(&kept, &used).await?;
+        let source = Arc::new(ParquetSource::new(Arc::clone(&self.physical)));
+        let config = FileScanConfigBuilder::new(self.store.clone(), source)
+            .with_file_groups(groups(files, session.config().target_partitions()))
+            .with_statistics(statistics)
+            .with_projection_indices(Some(used.clone()))
+            .map_err(error::from_datafusion)?
+            .with_limit(limit)
+            .build();
+        let scan = ParquetFormat::default()
+            .with_options(session.default_table_options().parquet)
+            .create_physical_plan(session, config)
+            .await
+            .map_err(error::from_datafusion)?;
+        self.named(scan, &schema, &used)
+    }
+
+    /// The scan under the names of SQL.
+    fn named(
+        &self,
+        scan: Arc<dyn ExecutionPlan>,
+        schema: &Schema,
+        used: &[usize],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let renamed = used
+            .iter()
+            .zip(schema.fields())
+            .any(|(&at, field)| self.physical.field(at).name() != field.name());
+        if !renamed {
+            return Ok(scan);
+        }
+        let names = used.iter().zip(schema.fields()).enumerate().map(|(position, (&at, field))| {
+            let column = PhysicalColumn::new(self.physical.field(at).name(), position);
+            (Arc::new(column) as Arc<dyn PhysicalExpr>, field.name().clone())
+        });
+        let projection =
+            ProjectionExec::try_new(names.collect::<Vec<_>>(), scan).map_err(error::from_datafusion)?;
+        Ok(Arc::new(projection))
+    }
+
+    /// Fields inside a column keep their names: a cast between structs goes by name, and would give NULL.
+    fn same_nesting(&self, used: &[usize]) -> Result<()> {
+        match used
+            .iter()
+            .find(|&&at| self.schema.field(at).data_type() != self.physical.field(at).data_type())
+        {
+            None => Ok(()),
+            Some(&at) => Err(Error::unsupported(format!(
+                "column '{}' of table '{}.{}' has a renamed field, which this version does not read",
+                self.schema.field(at).name(),
+                self.def.schema_name,
+                self.def.name
+            ))
+            .hint("rename the field back with the engine that renamed it")),
+        }
+    }
+}
+
+#[async_trait]
+impl TableProvider for SkepTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// Statistics prove the absence of rows, not their presence: the filter stays in the plan.
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        self.plan(session, projection, filters, limit).await.map_err(error::to_datafusion)
+    }
+}
