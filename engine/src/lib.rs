@@ -34,9 +34,9 @@ pub mod text;
 pub mod types;
 pub mod write;
 
-pub use placement::{OnCoordinator, Replicas};
 pub use environment::{Environment, Locate, Nowhere};
 pub use lane::{Lane, Physical, physical};
+pub use placement::{OnCoordinator, Replicas};
 pub use planner::{NewTable, Planner, ViewSpec, WriteInput, parameters};
 pub use scan::{Reports, ScanReport};
 pub use settings::{Execution, SettingInfo, Settings};

@@ -93,7 +93,7 @@ impl FileTable {
     /// # Errors
     /// As [`FileTable::open`].
     pub(crate) async fn headers(
-        runtime: &RuntimeEnv,
+        environment: &Environment,
         place: &Place,
         options: &FileOptions,
     ) -> Result<Vec<String>> {

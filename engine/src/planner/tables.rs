@@ -44,7 +44,8 @@ async fn open(planner: &Planner, path: &str) -> Result<Arc<dyn TableProvider>> {
     let place = Place::parse(path, planner.settings.directory())?;
     let options = FileOptions::parse([], path)?;
     let views = planner.settings.view_types();
-    let table = FileTable::open(&planner.environment, place, options, files::Declared::default(), views).await?;
+    let table =
+        FileTable::open(&planner.environment, place, options, files::Declared::default(), views).await?;
     Ok(Arc::new(table))
 }
 

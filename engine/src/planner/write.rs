@@ -149,7 +149,8 @@ impl Planner {
         let listed = copy.columns.as_deref().map(|columns| targets(&table, Some(columns))).transpose()?;
         let declared = self.file_columns(&table, listed.as_deref(), &files, &options).await.map_err(place)?;
         let views = self.settings.view_types();
-        let source = FileTable::open(&self.environment, files, options, declared, views).await.map_err(place)?;
+        let source =
+            FileTable::open(&self.environment, files, options, declared, views).await.map_err(place)?;
         let schema = source.schema();
         let scan = LogicalPlanBuilder::scan("files", provider_as_source(Arc::new(source)), None)
             .and_then(LogicalPlanBuilder::build)
