@@ -126,28 +126,39 @@ impl<'a> Writer<'a> {
 
     async fn finish(&mut self, info: &CommitInfo, schema_version: i64) -> Result<(), sqlx::Error> {
         for (id, _) in self.created.values() {
-            sqlx::query("INSERT INTO ducklake_schema_versions VALUES (?, ?, ?)")
-                .bind(self.snapshot)
-                .bind(schema_version)
-                .bind(id)
-                .execute(self.tx.conn())
-                .await?;
-        }
-        sqlx::query("INSERT INTO ducklake_snapshot VALUES (?, ?, ?, ?, ?)")
+            sqlx::query(
+                "INSERT INTO ducklake_schema_versions (begin_snapshot, schema_version, table_id) \
+             VALUES (?, ?, ?)",
+            )
             .bind(self.snapshot)
-            .bind(self.time)
             .bind(schema_version)
-            .bind(self.next_catalog_id)
-            .bind(self.next_file_id)
+            .bind(id)
             .execute(self.tx.conn())
             .await?;
-        sqlx::query("INSERT INTO ducklake_snapshot_changes VALUES (?, ?, ?, ?, NULL)")
-            .bind(self.snapshot)
-            .bind(changes::format(&self.tokens))
-            .bind(info.author.as_deref())
-            .bind(info.message.as_deref())
-            .execute(self.tx.conn())
-            .await?;
+        }
+        sqlx::query(
+            "INSERT INTO ducklake_snapshot (snapshot_id, snapshot_time, schema_version, \
+             next_catalog_id, next_file_id) \
+             VALUES (?, ?, ?, ?, ?)",
+        )
+        .bind(self.snapshot)
+        .bind(self.time)
+        .bind(schema_version)
+        .bind(self.next_catalog_id)
+        .bind(self.next_file_id)
+        .execute(self.tx.conn())
+        .await?;
+        sqlx::query(
+            "INSERT INTO ducklake_snapshot_changes (snapshot_id, changes_made, author, commit_message, \
+             commit_extra_info) \
+             VALUES (?, ?, ?, ?, NULL)",
+        )
+        .bind(self.snapshot)
+        .bind(changes::format(&self.tokens))
+        .bind(info.author.as_deref())
+        .bind(info.message.as_deref())
+        .execute(self.tx.conn())
+        .await?;
         Ok(())
     }
 
@@ -242,15 +253,19 @@ impl<'a> Writer<'a> {
             return Err(Error::new(kind, format!("schema '{taken}' already exists")));
         }
         let id = self.catalog_id();
-        sqlx::query("INSERT INTO ducklake_schema VALUES (?, ?, ?, NULL, ?, ?, 1)")
-            .bind(id)
-            .bind(Uuid::now_v7().to_string())
-            .bind(self.snapshot)
-            .bind(name)
-            .bind(directory(name))
-            .execute(self.tx.conn())
-            .await
-            .map_err(|e| database_error(doing(), e))?;
+        sqlx::query(
+            "INSERT INTO ducklake_schema (schema_id, schema_uuid, begin_snapshot, end_snapshot, \
+             schema_name, path, path_is_relative) \
+             VALUES (?, ?, ?, NULL, ?, ?, 1)",
+        )
+        .bind(id)
+        .bind(Uuid::now_v7().to_string())
+        .bind(self.snapshot)
+        .bind(name)
+        .bind(directory(name))
+        .execute(self.tx.conn())
+        .await
+        .map_err(|e| database_error(doing(), e))?;
         self.token(Token::CreatedSchema(name.to_owned()));
         Ok(())
     }
@@ -288,16 +303,20 @@ impl<'a> Writer<'a> {
         let schema_id = self.free_name(base, schema, name).await?;
         let id = self.catalog_id();
         let doing = || format!("cannot create table '{schema}.{name}'");
-        sqlx::query("INSERT INTO ducklake_table VALUES (?, ?, ?, NULL, ?, ?, ?, 1)")
-            .bind(id)
-            .bind(Uuid::now_v7().to_string())
-            .bind(self.snapshot)
-            .bind(schema_id)
-            .bind(name)
-            .bind(directory(name))
-            .execute(self.tx.conn())
-            .await
-            .map_err(|e| database_error(doing(), e))?;
+        sqlx::query(
+            "INSERT INTO ducklake_table (table_id, table_uuid, begin_snapshot, end_snapshot, schema_id, \
+             table_name, path, path_is_relative) \
+             VALUES (?, ?, ?, NULL, ?, ?, ?, 1)",
+        )
+        .bind(id)
+        .bind(Uuid::now_v7().to_string())
+        .bind(self.snapshot)
+        .bind(schema_id)
+        .bind(name)
+        .bind(directory(name))
+        .execute(self.tx.conn())
+        .await
+        .map_err(|e| database_error(doing(), e))?;
         self.insert_columns(id, columns).await.map_err(|e| database_error(doing(), e))?;
         if let Some(comment) = comment {
             self.insert_comment(id, comment).await?;
@@ -312,7 +331,12 @@ impl<'a> Writer<'a> {
         let orders: Vec<i64> = (1..).take(rows.len()).collect();
         for chunk in rows.iter().zip(&orders).collect::<Vec<_>>().chunks(ROWS_MAX) {
             let snapshot = self.snapshot;
-            let mut query: QueryBuilder<Sqlite> = QueryBuilder::new("INSERT INTO ducklake_column ");
+            let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+                "INSERT INTO ducklake_column (column_id, begin_snapshot, end_snapshot, table_id, \
+                     column_order, \
+                 column_name, column_type, initial_default, default_value, nulls_allowed, parent_column, \
+                 default_value_type, default_value_dialect) ",
+            );
             query.push_values(chunk, |mut row, ((parent, column), order)| {
                 row.push_bind(column.id)
                     .push_bind(snapshot)
@@ -374,18 +398,22 @@ impl<'a> Writer<'a> {
     ) -> Result<()> {
         let schema_id = self.free_name(base, schema, name).await?;
         let id = self.catalog_id();
-        sqlx::query("INSERT INTO ducklake_view VALUES (?, ?, ?, NULL, ?, ?, ?, ?, ?)")
-            .bind(id)
-            .bind(Uuid::now_v7().to_string())
-            .bind(self.snapshot)
-            .bind(schema_id)
-            .bind(name)
-            .bind(DIALECT)
-            .bind(sql)
-            .bind(aliases_text(aliases))
-            .execute(self.tx.conn())
-            .await
-            .map_err(|e| database_error(format!("cannot create view '{schema}.{name}'"), e))?;
+        sqlx::query(
+            "INSERT INTO ducklake_view (view_id, view_uuid, begin_snapshot, end_snapshot, schema_id, \
+             view_name, dialect, sql, column_aliases) \
+             VALUES (?, ?, ?, NULL, ?, ?, ?, ?, ?)",
+        )
+        .bind(id)
+        .bind(Uuid::now_v7().to_string())
+        .bind(self.snapshot)
+        .bind(schema_id)
+        .bind(name)
+        .bind(DIALECT)
+        .bind(sql)
+        .bind(aliases_text(aliases))
+        .execute(self.tx.conn())
+        .await
+        .map_err(|e| database_error(format!("cannot create view '{schema}.{name}'"), e))?;
         self.token(Token::CreatedView(schema.to_owned(), name.to_owned()));
         Ok(())
     }
@@ -423,18 +451,22 @@ impl<'a> Writer<'a> {
         comment: Option<&str>,
     ) -> Result<()> {
         let json = |e| Error::internal(format!("external table '{name}' cannot be written down")).source(e);
-        sqlx::query("INSERT INTO skep_external_table VALUES (?, ?, ?, NULL, ?, ?, ?, ?, ?)")
-            .bind(id)
-            .bind(Uuid::now_v7().to_string())
-            .bind(self.snapshot)
-            .bind(schema_id)
-            .bind(name)
-            .bind(serde_json::to_string(columns).map_err(json)?)
-            .bind(serde_json::to_string(external).map_err(json)?)
-            .bind(comment)
-            .execute(self.tx.conn())
-            .await
-            .map_err(|e| database_error(format!("cannot create external table '{name}'"), e))?;
+        sqlx::query(
+            "INSERT INTO skep_external_table (table_id, table_uuid, begin_snapshot, end_snapshot, \
+             schema_id, table_name, \
+             columns, external, comment) VALUES (?, ?, ?, NULL, ?, ?, ?, ?, ?)",
+        )
+        .bind(id)
+        .bind(Uuid::now_v7().to_string())
+        .bind(self.snapshot)
+        .bind(schema_id)
+        .bind(name)
+        .bind(serde_json::to_string(columns).map_err(json)?)
+        .bind(serde_json::to_string(external).map_err(json)?)
+        .bind(comment)
+        .execute(self.tx.conn())
+        .await
+        .map_err(|e| database_error(format!("cannot create external table '{name}'"), e))?;
         Ok(())
     }
 
@@ -456,13 +488,16 @@ impl<'a> Writer<'a> {
     }
 
     async fn insert_comment(&mut self, object: i64, comment: &str) -> Result<()> {
-        sqlx::query("INSERT INTO ducklake_tag VALUES (?, ?, NULL, 'comment', ?)")
-            .bind(object)
-            .bind(self.snapshot)
-            .bind(comment)
-            .execute(self.tx.conn())
-            .await
-            .map_err(|e| database_error("cannot write a comment", e))?;
+        sqlx::query(
+            "INSERT INTO ducklake_tag (object_id, begin_snapshot, end_snapshot, key, value) \
+             VALUES (?, ?, NULL, 'comment', ?)",
+        )
+        .bind(object)
+        .bind(self.snapshot)
+        .bind(comment)
+        .execute(self.tx.conn())
+        .await
+        .map_err(|e| database_error("cannot write a comment", e))?;
         Ok(())
     }
 }

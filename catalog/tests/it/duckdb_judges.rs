@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
-use skep_catalog::{Change, Column, TableRef, columns_from_arrow};
+use skep_catalog::{Catalog, Change, Column, OpenOptions, TableRef, columns_from_arrow};
 use skep_common::Kind;
 
 use crate::duckdb::DuckDb;
@@ -393,6 +393,26 @@ fn read_back(lake: &Lake, path: &str, columns: &[Column], rows: usize) {
     }
     let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
     assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), rows);
+}
+
+#[tokio::test]
+async fn a_catalog_that_duckdb_made_is_ours_too() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("catalog.sqlite");
+    let Some(judge) = DuckDb::find() else { return };
+    let attach = judge
+        .attach(&path, false)
+        .replace(" AS skep", &format!(" AS skep (DATA_PATH '{}/data/')", dir.path().display()));
+    judge.run(&format!("{attach}CREATE TABLE skep.main.t AS SELECT range AS id FROM range(100);")).unwrap();
+    let catalog = Catalog::open(&path, OpenOptions::new("/unused/")).await.unwrap();
+    assert_eq!(catalog.data_path(), format!("{}/data/", dir.path().display()));
+    let lake = Lake { dir, catalog };
+    let table = lake.table("main", "t").await;
+    let rows = batch([("id", Arc::new(Int64Array::from_iter_values(100..200)) as ArrayRef)]);
+    let file = lake.stage(&table, &rows);
+    lake.commit([Change::Append { table: TableRef::Existing(table.id), files: vec![file] }]).await.unwrap();
+    let Some(duck) = duck(&lake, true) else { return };
+    assert_eq!(one(&duck, "SELECT count(*), max(id) FROM t WHERE id >= 50"), "150,199");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod commit;
 #[path = "../../../testkit/src/duckdb.rs"]
 #[allow(unreachable_pub, dead_code)]
 mod duckdb;
+mod duckdb_catalog;
 mod duckdb_judges;
 mod lake;
 mod model;
