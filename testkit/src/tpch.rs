@@ -176,16 +176,9 @@ pub async fn run(folder: &Path, scale: f64, repeat: usize) -> Result<Report> {
         }
 
         if let Some(duckdb) = &duckdb {
-            let views = TABLES.map(|(table, _)| {
-                format!(
-                    "CREATE VIEW {table} AS SELECT * FROM read_parquet('{}/*.parquet');",
-                    data.join(table).display()
-                )
-            });
+            let views = duckdb_views(&data);
             let (found, seconds) = best(repeat, async || {
-                duckdb
-                    .time(&views.join("\n"), &format!("{sql};"))
-                    .map_err(|e| Error::internal("DuckDB").source(e))
+                duckdb.time(&views, &format!("{sql};")).map_err(|e| Error::internal("DuckDB").source(e))
             })
             .await
             .map(|((rows, seconds), _)| (rows, seconds))?;
@@ -209,6 +202,16 @@ async fn plain_datafusion(data: &Path) -> Result<SessionContext> {
             })?;
     }
     Ok(context)
+}
+
+fn duckdb_views(data: &Path) -> String {
+    let view = |table: &str| {
+        format!(
+            "CREATE VIEW {table} AS SELECT * FROM read_parquet('{}/*.parquet');\n",
+            data.join(table).display()
+        )
+    };
+    TABLES.iter().map(|(table, _)| view(table)).collect()
 }
 
 /// The last result and the least time of `repeat` runs.
@@ -277,5 +280,30 @@ impl Report {
             let _ = writeln!(text, "DIFFERENT {difference}");
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The data and the queries themselves, before any engine of ours sees them.
+    #[tokio::test]
+    async fn plain_datafusion_runs_every_query_and_agrees_with_duckdb() {
+        let folder = tempfile::tempdir().unwrap();
+        generate(folder.path(), 0.005).unwrap();
+        let plain = plain_datafusion(folder.path()).await.unwrap();
+        let duckdb = DuckDb::find();
+        for number in 1..=QUERIES {
+            let sql = query(number, 0.005).unwrap();
+            let batches = plain.sql(&sql).await.unwrap().collect().await.unwrap();
+            let found = rows::text(&batches).unwrap();
+            if let Some(duckdb) = &duckdb {
+                let (expected, seconds) =
+                    duckdb.time(&duckdb_views(folder.path()), &format!("{sql};")).unwrap();
+                assert_eq!(rows::difference(&found, &expected, LAST_DIGIT), None, "q{number}");
+                assert!(seconds > 0.0);
+            }
+        }
     }
 }
