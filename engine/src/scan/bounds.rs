@@ -33,15 +33,13 @@ impl<'a> Bounds<'a> {
         Some((column, files.iter().map(|file| file.stats.get(&column.id))))
     }
 
-    fn bounds(&self, name: &str, of: fn(&ColumnStats) -> Option<&str>, upper: bool) -> Option<ArrayRef> {
+    /// Greatest or least values. None for floats among which may be NaN: by its sign it sorts after or before all
+    /// numbers, and the catalog's bounds leave it out.
+    fn bounds(&self, name: &str, upper: bool) -> Option<ArrayRef> {
         let (column, stats) = self.stats(name)?;
         let bounds = stats.map(|stats| {
-            let stats = stats?;
-            // A value that is not a number is greater than all others, and outside the bounds.
-            if upper && column.ty.is_float() && stats.nan != Some(false) {
-                return None;
-            }
-            text::decode(&column.ty, of(stats)?)
+            let (min, max) = stats?.bounds(&column.ty);
+            if upper { max } else { min }
         });
         text::array(&column.ty, bounds)
     }
@@ -71,8 +69,8 @@ impl<'a> Bounds<'a> {
             out.null_count = Precision::Exact(nulls.values().iter().map(|&count| to_usize(count)).sum());
         }
         let empty = |file: &DataFile| file.stats.get(&column.id).is_some_and(|stats| stats.values == 0);
-        let lower = self.bounds(&column.name, |stats| stats.min.as_deref(), false);
-        let upper = self.bounds(&column.name, |stats| stats.max.as_deref(), true);
+        let lower = self.bounds(&column.name, false);
+        let upper = self.bounds(&column.name, true);
         let exact = is_exact(&column.ty);
         let precision = |value: Option<ScalarValue>| match value {
             Some(value) if exact => Precision::Exact(value),
@@ -129,11 +127,11 @@ impl FileFacts for Bounds<'_> {
     }
 
     fn min(&self, column: &str) -> Option<ArrayRef> {
-        self.bounds(column, |stats| stats.min.as_deref(), false)
+        self.bounds(column, false)
     }
 
     fn max(&self, column: &str) -> Option<ArrayRef> {
-        self.bounds(column, |stats| stats.max.as_deref(), true)
+        self.bounds(column, true)
     }
 
     fn nulls(&self, column: &str) -> Option<UInt64Array> {
