@@ -6,7 +6,8 @@
 use std::fmt;
 
 use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use skep_common::{Error, Result};
 
 /// What a caller showed.
@@ -36,6 +37,12 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// Go's drivers leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 impl Credentials {
     /// Reads the value of an `authorization` header.
     ///
@@ -55,7 +62,7 @@ impl Credentials {
             return Err(Error::denied("authorization scheme is neither Basic nor Bearer"));
         }
         let wrong = || Error::denied("authorization header is not base64 of 'user:password'");
-        let bytes = BASE64_STANDARD.decode(rest.trim()).map_err(|_| wrong())?;
+        let bytes = BASE64.decode(rest.trim()).map_err(|_| wrong())?;
         let text = String::from_utf8(bytes).map_err(|_| wrong())?;
         let (user, password) = text.split_once(':').ok_or_else(wrong)?;
         Ok(Credentials::Basic { user: user.to_owned(), password: password.to_owned() })
@@ -123,6 +130,7 @@ mod tests {
     fn headers_of_every_client_are_read() {
         let basic = Credentials::Basic { user: "ada".into(), password: "a:b".into() };
         assert_eq!(Credentials::from_header("Basic YWRhOmE6Yg==").unwrap(), basic);
+        assert_eq!(Credentials::from_header("Basic YWRhOmE6Yg").unwrap(), basic);
         assert_eq!(Credentials::from_header("basic YWRhOmE6Yg==").unwrap(), basic);
         assert_eq!(Credentials::from_header("Bearer t").unwrap(), Credentials::Bearer("t".into()));
         assert_eq!(Credentials::from_header("Bearer ").unwrap(), Credentials::None);
