@@ -64,13 +64,13 @@ impl Rows for Separated {
         let mut line = String::new();
         for row in 0..cells.rows() {
             line.clear();
-            for column in 0..cells.columns() {
+            for (column, nested) in nested.iter().enumerate() {
                 if column > 0 {
                     line.push_str(self.separator);
                 }
                 match cells.text(row, column).map_err(io::Error::other)? {
                     None => line.push_str(self.null),
-                    Some(_) if nested[column] => {
+                    Some(_) if *nested => {
                         let text = json(&self.schema.fields()[column], batch.column(column), row);
                         line.push_str(&(self.escape)(&text.map_err(io::Error::other)?));
                     }

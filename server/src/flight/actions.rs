@@ -16,7 +16,6 @@ use skep_common::{Error, Kind, Result};
 use skep_coordinator::session::StatementKind;
 use tonic::Status;
 
-use super::boundary::plain_schema;
 use super::handle::{Body, Handle};
 use super::metadata::CATALOG;
 use super::proto::{
@@ -136,8 +135,7 @@ async fn prepare(
     service.sessions.authorise(lease, &request.query)?;
     let description = lease.session.describe(&request.query).await?;
     let is_update = description.kind == StatementKind::Update;
-    let schema = plain_schema(&description.schema);
-    let parameters = plain_schema(&description.parameters);
+    let (schema, parameters) = (description.schema, description.parameters);
     // Drivers that do not know `is_update` take an empty schema for an update.
     let bytes =
         |schema: &Schema, empty: bool| if empty { Ok(Bytes::new()) } else { run::schema_bytes(schema) };

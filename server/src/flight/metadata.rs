@@ -14,7 +14,6 @@ use arrow_flight::sql::{Command, CommandGetTableTypes, CommandGetTables};
 use skep_common::{Error, Result};
 use skep_coordinator::session::{Session, TableFilter, TableInfo, TableKind};
 
-use super::boundary::{plain_schema, plain_type};
 use super::{sql_info, types};
 
 /// The name of the only catalog.
@@ -135,7 +134,7 @@ fn columns(info: &TableInfo) -> Schema {
             (key("IS_READ_ONLY"), if info.kind == TableKind::Table { "0" } else { "1" }.to_owned()),
             (key("IS_SEARCHABLE"), "1".to_owned()),
         ]);
-        if let Some((precision, scale)) = types::precision(&plain_type(field.data_type())) {
+        if let Some((precision, scale)) = types::precision(field.data_type()) {
             metadata.insert(key("PRECISION"), precision.to_string());
             metadata.insert(key("SCALE"), scale.to_string());
         }
@@ -144,8 +143,7 @@ fn columns(info: &TableInfo) -> Schema {
         }
         field.as_ref().clone().with_metadata(metadata)
     };
-    let plain = plain_schema(&info.columns);
-    Schema::new(plain.fields().iter().map(describe).collect::<Vec<Field>>())
+    Schema::new(info.columns.fields().iter().map(describe).collect::<Vec<Field>>())
 }
 
 fn key(name: &str) -> String {
@@ -221,7 +219,7 @@ mod tests {
         let fields = vec![
             Field::new("price", DataType::Decimal128(10, 2), true)
                 .with_metadata(HashMap::from([("comment".to_owned(), "in euro".to_owned())])),
-            Field::new("name", DataType::Utf8View, false),
+            Field::new("name", DataType::Utf8, false),
         ];
         let info = TableInfo {
             catalog: CATALOG.into(),

@@ -7,7 +7,6 @@
 //!   put          bound parameters, updates with parameters, rows to ingest
 //!   actions      prepared statements, session options, cancelling
 //!   metadata     catalogs, schemas, tables, keys, types; sql_info, types
-//! boundary     plain types for every client
 //! handle       what tickets and prepared statements carry
 //! ```
 //!
@@ -17,10 +16,8 @@
 //! - The schema of the FlightInfo, of the prepared statement and of the stream is the same.
 
 mod actions;
-mod boundary;
 mod config;
 mod connection;
-mod error;
 mod handle;
 mod metadata;
 mod parameters;

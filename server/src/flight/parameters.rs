@@ -6,7 +6,6 @@ use arrow::datatypes::{DataType, Schema};
 use datafusion::scalar::ScalarValue;
 use skep_common::{Error, Result};
 
-use super::boundary::plain_type;
 use super::sessions::Parameters;
 
 /// The rows of `batch` as parameters of a statement that expects `expected`, by position.
@@ -47,7 +46,7 @@ fn plain(one: &ArrayRef) -> std::result::Result<ArrayRef, arrow::error::ArrowErr
     if let Some(union) = one.as_any().downcast_ref::<UnionArray>() {
         return plain(&union.value(0));
     }
-    match plain_type(one.data_type()) {
+    match skep_engine::types::plain(one.data_type()) {
         ty if &ty == one.data_type() => Ok(ArrayRef::clone(one)),
         ty => cast(one, &ty),
     }

@@ -23,7 +23,6 @@ use skep_coordinator::ingest::{Existing, Target};
 use skep_coordinator::session::Done;
 use tonic::{Status, Streaming};
 
-use super::error::from_flight;
 use super::metadata::CATALOG;
 use super::sessions::{Lease, Parameters, Prepared, Sessions};
 use super::{parameters, run};
@@ -45,6 +44,14 @@ fn bound(handle: &Bytes) -> PutResult {
 /// A single answer.
 pub(crate) fn once(answer: PutResult) -> Answers {
     stream::once(async { Ok(answer) }).boxed()
+}
+
+/// An error in the messages that a client streams.
+fn from_flight(error: FlightError) -> Error {
+    match error {
+        FlightError::Tonic(status) => Error::from_status(&status),
+        other => Error::invalid("the client's messages are not a stream of Arrow batches").source(other),
+    }
 }
 
 /// The Arrow messages of a DoPut. Empty ones, by which drivers carry the command alone, are left out.

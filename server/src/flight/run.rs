@@ -6,6 +6,7 @@
 //! update   DoPut: execute, once -> the count
 //! ```
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch};
@@ -20,12 +21,11 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use prost::Message;
 use skep_common::{Error, Result};
 use skep_coordinator::session::{Done, Outcome, StatementKind};
+use skep_engine::error::from_datafusion;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::boundary::{fingerprint, plain_batch, plain_schema};
 use super::config::Config;
-use super::error::from_datafusion;
 use super::handle::{Body, Handle};
 use super::sessions::{Lease, Parameters, Prepared, Running, Sessions};
 
@@ -74,7 +74,7 @@ pub(crate) async fn plan(sessions: &Sessions, lease: &Lease, sql: &str) -> Resul
     }
     match description.kind {
         StatementKind::Query => {
-            let schema = plain_schema(&description.schema);
+            let schema = description.schema;
             let fingerprint = fingerprint(&schema);
             let body = Body::Query { sql: sql.to_owned(), fingerprint: Some(fingerprint), bound: false };
             query_info(&sessions.handle(lease, Uuid::now_v7(), body), Some(&schema))
@@ -94,7 +94,7 @@ pub(crate) async fn schema(sessions: &Sessions, lease: &Lease, sql: &str) -> Res
     sessions.authorise(lease, sql)?;
     let description = lease.session.describe(sql).await?;
     Ok(match description.kind {
-        StatementKind::Query => plain_schema(&description.schema),
+        StatementKind::Query => description.schema,
         StatementKind::Update => count_schema(),
     })
 }
@@ -253,11 +253,8 @@ async fn query(
 async fn start(lease: &Lease, sql: &str, parameters: Parameters) -> Result<(SchemaRef, Batches)> {
     match lease.session.execute(sql, parameters).await? {
         Outcome::Rows(rows) => {
-            let schema = plain_schema(&rows.schema);
-            let target = Arc::clone(&schema);
-            let batches =
-                rows.stream.map(move |batch| plain_batch(&batch.map_err(from_datafusion)?, &target));
-            Ok((schema, batches.boxed()))
+            let batches = rows.stream.map_err(from_datafusion);
+            Ok((rows.schema, batches.boxed()))
         }
         Outcome::Done(done) => Err(Error::internal(format!("a query ran as {}", done.tag))),
     }
@@ -310,6 +307,13 @@ fn until_cancelled(running: Running, messages: Messages) -> Messages {
     let end =
         stream::once(async move { running.cancel.is_cancelled().then(|| Err(cancelled().to_status())) });
     messages.take_until(cancel.cancelled_owned()).chain(end.filter_map(|end| async { end })).boxed()
+}
+
+/// A number that differs when the schema does.
+fn fingerprint(schema: &Schema) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    schema.fields().iter().for_each(|field| field.hash(&mut hasher));
+    hasher.finish()
 }
 
 fn cancelled() -> Error {
