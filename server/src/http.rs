@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Html;
 use axum::routing::get;
 use skep_common::{Error, Result};
-use skep_coordinator::session::Coordinator;
+use skep_coordinator::Coordinator;
 use tokio::net::TcpListener;
 
 /// The routes.

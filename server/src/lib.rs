@@ -7,7 +7,7 @@
 //! ```
 //!
 //! # Not here
-//! Deciding what a statement means: everything runs through `skep_coordinator::session::Session`.
+//! Deciding what a statement means: everything runs through `skep_coordinator::Session`.
 
 pub mod auth;
 pub mod flight;

@@ -13,7 +13,7 @@ use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
 use prost::Message;
 use skep_common::{Error, Kind, Result};
-use skep_coordinator::session::StatementKind;
+use skep_coordinator::StatementKind;
 use tonic::Status;
 
 use super::handle::{Body, Handle};

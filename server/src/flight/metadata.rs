@@ -12,7 +12,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::metadata::{GetCatalogsBuilder, GetDbSchemasBuilder, GetTablesBuilder};
 use arrow_flight::sql::{Command, CommandGetTableTypes, CommandGetTables};
 use skep_common::{Error, Result};
-use skep_coordinator::session::{Session, TableFilter, TableInfo, TableKind};
+use skep_coordinator::{Session, TableFilter, TableInfo, TableKind};
 
 use super::{sql_info, types};
 

@@ -39,7 +39,7 @@ use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use skep_common::task::{Task, spawn};
 use skep_common::{Error, Result};
-use skep_coordinator::session::Coordinator;
+use skep_coordinator::Coordinator;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;

@@ -19,8 +19,8 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use prost::Message;
 use skep_common::{Error, Result};
+use skep_coordinator::Done;
 use skep_coordinator::ingest::{Existing, Target};
-use skep_coordinator::session::Done;
 use tonic::{Status, Streaming};
 
 use super::metadata::CATALOG;

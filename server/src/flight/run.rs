@@ -20,7 +20,7 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use prost::Message;
 use skep_common::{Error, Result};
-use skep_coordinator::session::{Done, Outcome, StatementKind};
+use skep_coordinator::{Done, Outcome, StatementKind};
 use skep_engine::error::from_datafusion;
 use tonic::Status;
 use uuid::Uuid;

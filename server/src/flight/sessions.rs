@@ -26,7 +26,7 @@ use http::Extensions;
 use parking_lot::Mutex;
 use skep_common::clock::Clock;
 use skep_common::{Error, Result};
-use skep_coordinator::session::{Coordinator, Session, StatementKind};
+use skep_coordinator::{Coordinator, Session, StatementKind};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use uuid::Uuid;
