@@ -2,14 +2,14 @@
 //!
 //! Rows of a snapshot never change while it lives, so the queries need no transaction around them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use skep_common::{Error, Result};
 use skep_metadb::{MetaDb, database_error};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row};
+use sqlx::{FromRow, QueryBuilder, Row, Sqlite};
 use uuid::Uuid;
 
 use crate::calendar;
@@ -41,7 +41,7 @@ pub(crate) async fn snapshot(db: &MetaDb, id: i64, near: Option<&Snapshot>) -> R
             tables: near.tables.clone(),
             views: near.views.clone(),
         },
-        None => definitions(db, id).await?,
+        None => definitions(db, id, near.filter(|near| near.id < id)).await?,
     };
     let mut tables = loaded.tables;
     for table in tables.values_mut() {
@@ -72,15 +72,29 @@ struct Definitions {
     views: ByName<ViewDef>,
 }
 
-async fn definitions(db: &MetaDb, id: i64) -> Result<Definitions> {
+/// Reads all names, and the columns of those tables that changed since `past`.
+async fn definitions(db: &MetaDb, id: i64, past: Option<&Snapshot>) -> Result<Definitions> {
     let doing = || format!("cannot read the names of snapshot {id}");
     let schemas = schemas(db, id).await.map_err(|e| database_error(doing(), e))?;
-    let mut columns = columns(db, id).await.map_err(|e| database_error(doing(), e))?;
     let comments = comments(db, id).await.map_err(|e| database_error(doing(), e))?;
+    let rows = table_rows(db, id).await.map_err(|e| database_error(doing(), e))?;
+    let kept = match past {
+        Some(past) => {
+            let changed = changed_tables(db, past.id, id).await.map_err(|e| database_error(doing(), e))?;
+            past.by_id.iter().filter(|(id, _)| !changed.contains(id)).map(|(id, t)| (*id, t)).collect()
+        }
+        None => HashMap::new(),
+    };
+    let missing: Vec<i64> = rows.iter().map(|row| row.id).filter(|id| !kept.contains_key(id)).collect();
+    let only = past.map(|_| missing.as_slice());
+    let mut columns = columns(db, id, only).await.map_err(|e| database_error(doing(), e))?;
     let mut tables = BTreeMap::new();
-    for row in table_rows(db, id).await.map_err(|e| database_error(doing(), e))? {
+    for row in rows {
         let Some(schema) = schemas.get(&row.schema) else { continue };
-        let found = columns.remove(&row.id).unwrap_or_default();
+        let found = match kept.get(&row.id) {
+            Some(table) => TableColumns::of(table),
+            None => columns.remove(&row.id).unwrap_or_default(),
+        };
         let relative = row.relative && !schema.absolute;
         let table = TableDef {
             id: row.id,
@@ -297,20 +311,21 @@ struct ColumnRow {
     parent_column: Option<i64>,
 }
 
+/// In the order of the query: a look-up by name would cost more than the query.
 impl<'r> FromRow<'r, SqliteRow> for ColumnRow {
     fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            table_id: row.try_get("table_id")?,
-            column_id: row.try_get("column_id")?,
-            begin_snapshot: row.try_get("begin_snapshot")?,
-            end_snapshot: row.try_get("end_snapshot")?,
-            column_order: row.try_get("column_order")?,
-            column_name: row.try_get("column_name")?,
-            column_type: row.try_get("column_type")?,
-            initial_default: row.try_get("initial_default")?,
-            default_value: row.try_get("default_value")?,
-            nulls_allowed: row.try_get("nulls_allowed")?,
-            parent_column: row.try_get("parent_column")?,
+            table_id: row.try_get(0)?,
+            column_id: row.try_get(1)?,
+            begin_snapshot: row.try_get(2)?,
+            end_snapshot: row.try_get(3)?,
+            column_order: row.try_get(4)?,
+            column_name: row.try_get(5)?,
+            column_type: row.try_get(6)?,
+            initial_default: row.try_get(7)?,
+            default_value: row.try_get(8)?,
+            nulls_allowed: row.try_get(9)?,
+            parent_column: row.try_get(10)?,
         })
     }
 }
@@ -322,25 +337,60 @@ struct TableColumns {
     misnamed: Vec<(i64, Option<i64>)>,
 }
 
-/// The columns of every table as of snapshot `id`, from their whole history: a name on disk is decided by the first.
-async fn columns(db: &MetaDb, id: i64) -> Result<HashMap<i64, TableColumns>, sqlx::Error> {
-    let rows: Vec<ColumnRow> = sqlx::query_as(
-        "SELECT table_id, column_id, begin_snapshot, end_snapshot, column_order, column_name, column_type, \
-         initial_default, default_value, nulls_allowed, parent_column FROM ducklake_column \
-         ORDER BY table_id, begin_snapshot, column_id",
+impl TableColumns {
+    fn of(table: &TableDef) -> Self {
+        Self {
+            columns: table.columns.clone(),
+            next_id: table.next_column_id,
+            misnamed: table.misnamed.clone(),
+        }
+    }
+}
+
+/// Tables of which a column began or ended after snapshot `past` and up to `id`.
+async fn changed_tables(db: &MetaDb, past: i64, id: i64) -> Result<HashSet<i64>, sqlx::Error> {
+    let rows: Vec<(i64,)> = sqlx::query_as(
+        "SELECT DISTINCT table_id FROM ducklake_column \
+         WHERE (begin_snapshot > ?1 AND begin_snapshot <= ?2) OR (end_snapshot > ?1 AND end_snapshot <= ?2)",
     )
+    .bind(past)
+    .bind(id)
     .fetch_all(db.reader())
     .await?;
-    let ours: Vec<(i64, i64, String)> =
-        sqlx::query_as("SELECT table_id, column_id, physical FROM skep_column")
-            .fetch_all(db.reader())
-            .await?;
+    Ok(rows.into_iter().map(|(id,)| id).collect())
+}
+
+/// The columns of every table, or of some, as of snapshot `id`, from their whole history: a name on disk is decided
+/// by the first.
+async fn columns(
+    db: &MetaDb,
+    id: i64,
+    only: Option<&[i64]>,
+) -> Result<HashMap<i64, TableColumns>, sqlx::Error> {
+    let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+        "SELECT table_id, column_id, begin_snapshot, end_snapshot, column_order, column_name, column_type, \
+         initial_default, default_value, nulls_allowed, parent_column FROM ducklake_column",
+    );
+    filter(&mut query, only);
+    query.push(" ORDER BY table_id, begin_snapshot, column_id");
+    let rows: Vec<ColumnRow> = query.build_query_as().fetch_all(db.reader()).await?;
+    let mut query: QueryBuilder<Sqlite> =
+        QueryBuilder::new("SELECT table_id, column_id, physical FROM skep_column");
+    filter(&mut query, only);
+    let ours: Vec<(i64, i64, String)> = query.build_query_as().fetch_all(db.reader()).await?;
     let ours: HashMap<_, _> = ours.into_iter().map(|(table, column, name)| ((table, column), name)).collect();
     let mut tables = HashMap::new();
     for history in rows.chunk_by(|a, b| a.table_id == b.table_id) {
         tables.insert(history[0].table_id, table_columns(history, &ours, id));
     }
     Ok(tables)
+}
+
+fn filter(query: &mut QueryBuilder<Sqlite>, only: Option<&[i64]>) {
+    let Some(ids) = only else { return };
+    // A list of numbers as one value: SQLite bounds the number of values, not their length.
+    let list = serde_json::Value::from(ids).to_string();
+    query.push(" WHERE table_id IN (SELECT value FROM json_each(").push_bind(list).push("))");
 }
 
 fn table_columns(history: &[ColumnRow], ours: &HashMap<(i64, i64), String>, id: i64) -> TableColumns {

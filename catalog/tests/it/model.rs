@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use proptest::prelude::*;
-use skep_catalog::{Change, ColumnStats, NewFile, Snapshot, TableRef, columns_from_arrow};
+use skep_catalog::{Change, ColumnStats, NewFile, Snapshot, TableDef, TableRef, columns_from_arrow};
 use skep_common::Kind;
 
 use crate::lake::Lake;
@@ -150,6 +150,7 @@ async fn shown(lake: &Lake, snapshot: &Snapshot) -> Model {
 async fn run(steps: Vec<Step>) {
     let lake = Lake::new().await;
     let mut history: Vec<(i64, Model)> = vec![(0, Model::new())];
+    let mut definitions = BTreeMap::new();
     for (number, step) in steps.iter().enumerate() {
         let (_, latest) = history.last().unwrap().clone();
         let base = history[history.len().saturating_sub(1 + step.age)].0;
@@ -172,11 +173,17 @@ async fn run(steps: Vec<Step>) {
         let (id, model) = history.last().unwrap();
         let snapshot = lake.snapshot().await;
         assert_eq!((snapshot.id, &shown(&lake, &snapshot).await), (*id, model), "after {step:?}");
+        let tables: Vec<TableDef> = snapshot.tables("lake").map(|table| table.as_ref().clone()).collect();
+        definitions.insert(snapshot.id, tables);
     }
     assert_eq!(lake.catalog.check().await.unwrap(), Vec::<String>::new());
     let lake = lake.reopen().await;
-    for (id, model) in history {
+    // Backwards, so that each is read whole, and not from what changed since the one before.
+    for (id, model) in history.into_iter().rev() {
         let snapshot = lake.catalog.snapshot_at(id).await.unwrap();
+        if let Some(tables) = definitions.get(&id) {
+            assert!(snapshot.tables("lake").map(AsRef::as_ref).eq(tables), "snapshot {id}: {tables:?}");
+        }
         assert_eq!(shown(&lake, &snapshot).await, model, "snapshot {id}, read again");
     }
 }
