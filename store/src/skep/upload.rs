@@ -34,8 +34,7 @@ const COMMITS_MAX: u32 = 4;
 /// Turns when a part is on its way to the nodes.
 pub(super) type Progress = oneshot::Receiver<()>;
 
-/// One file being written. Dropped before `complete`, its write is given up when its lease runs out; `abort` does so
-/// at once.
+/// One file being written. Dropped before `complete`, its write is given up.
 #[derive(Debug)]
 pub(super) struct Upload {
     store: SkepStore,
@@ -151,6 +150,21 @@ impl MultipartUpload for Upload {
         self.queue.parts.lock().clear();
         let aborted = self.store.namespace().abort_write(self.write).await;
         aborted.map_err(|error| object_error(error, &self.path))
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // The namespace may not know the write yet; then, and outside a runtime, its lease ends it.
+        if self.task.take().is_some() && tokio::runtime::Handle::try_current().is_ok() {
+            let (namespace, write) = (Arc::clone(self.store.namespace()), self.write);
+            let abort = async move {
+                if let Err(error) = namespace.abort_write(write).await {
+                    tracing::debug!(error = %error.report(), "left for the lease to end");
+                }
+            };
+            task::spawn("abort-write", abort).detach();
+        }
     }
 }
 

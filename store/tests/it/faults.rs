@@ -211,6 +211,20 @@ async fn a_file_that_is_replaced_under_a_reader_is_never_mixed() {
 }
 
 #[tokio::test]
+async fn a_dropped_upload_leaves_nothing() {
+    let cluster = Cluster::start(3).await;
+    let mut upload = cluster.store(None).put_multipart(&Path::from("x")).await.unwrap();
+    upload.put_part(bytes(300_000).into()).await.unwrap();
+    drop(upload);
+    let mut keeper = cluster.keeper();
+    until("its blocks are collected", async || {
+        keeper.round().await.unwrap();
+        (0..3).all(|i| cluster.blocks(i).is_empty())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_exclusive_upload_loses_to_a_file_that_appeared() {
     let cluster = Cluster::start(1).await;
     let (store, path) = (Arc::new(cluster.store(None)), Path::from("x"));

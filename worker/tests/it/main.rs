@@ -1,0 +1,5 @@
+//! A worker as other nodes see it.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod blocks;
