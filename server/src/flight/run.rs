@@ -16,12 +16,14 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
 use arrow_flight::{FlightData, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use prost::Message;
 use skep_common::{Error, Result};
 use skep_coordinator::{Done, Outcome, StatementKind};
 use skep_engine::error::from_datafusion;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -217,7 +219,7 @@ pub(crate) async fn redeem(
             let running = lease.run(handle.id);
             let first =
                 rows.first().cloned().ok_or_else(|| Error::invalid("no rows of parameters are bound"))?;
-            let (schema, batches) = query(&lease, &running, &sql, first).await?;
+            let (schema, batches) = start(lease.clone(), running.cancel.clone(), sql.clone(), first).await?;
             if announced.is_some_and(|announced| announced != fingerprint(&schema)) {
                 return Err(Error::conflict("the tables changed after the statement was planned")
                     .hint("run the statement again"));
@@ -237,33 +239,31 @@ pub(crate) async fn redeem(
 
 type Batches = BoxStream<'static, Result<RecordBatch>>;
 
-/// Starts one execution of a query.
-async fn query(
-    lease: &Lease,
-    running: &Running,
-    sql: &str,
+/// Starts one execution of a query. Boxed, because the compiler cannot see through the engine's futures whether a
+/// stream of them may move between threads.
+fn start(
+    lease: Lease,
+    cancel: CancellationToken,
+    sql: String,
     parameters: Parameters,
-) -> Result<(SchemaRef, Batches)> {
-    tokio::select! {
-        started = start(lease, sql, parameters) => started,
-        () = running.cancel.cancelled() => Err(cancelled()),
-    }
-}
-
-async fn start(lease: &Lease, sql: &str, parameters: Parameters) -> Result<(SchemaRef, Batches)> {
-    match lease.session.execute(sql, parameters).await? {
-        Outcome::Rows(rows) => {
-            let batches = rows.stream.map_err(from_datafusion);
-            Ok((rows.schema, batches.boxed()))
+) -> BoxFuture<'static, Result<(SchemaRef, Batches)>> {
+    async move {
+        let outcome = tokio::select! {
+            outcome = lease.session.execute(&sql, parameters) => outcome?,
+            () = cancel.cancelled() => return Err(cancelled()),
+        };
+        match outcome {
+            Outcome::Rows(rows) => Ok((rows.schema, rows.stream.map_err(from_datafusion).boxed())),
+            Outcome::Done(done) => Err(Error::internal(format!("a query ran as {}", done.tag))),
         }
-        Outcome::Done(done) => Err(Error::internal(format!("a query ran as {}", done.tag))),
     }
+    .boxed()
 }
 
 /// The executions for the second and later rows of parameters, one after the other.
 fn executions(
     lease: Lease,
-    cancel: tokio_util::sync::CancellationToken,
+    cancel: CancellationToken,
     sql: String,
     rows: Arc<Vec<Parameters>>,
     schema: SchemaRef,
@@ -271,13 +271,10 @@ fn executions(
     let later = 1..rows.len();
     stream::iter(later)
         .then(move |i| {
-            let (lease, sql, parameters) = (lease.clone(), sql.clone(), rows[i].clone());
-            let (schema, cancel) = (Arc::clone(&schema), cancel.clone());
+            let started = start(lease.clone(), cancel.clone(), sql.clone(), rows[i].clone());
+            let schema = Arc::clone(&schema);
             async move {
-                let (other, batches) = tokio::select! {
-                    started = start(&lease, &sql, parameters) => started?,
-                    () = cancel.cancelled() => return Err(cancelled()),
-                };
+                let (other, batches) = started.await?;
                 if other != schema {
                     return Err(Error::invalid("the rows of parameters give results of different types"));
                 }
