@@ -34,16 +34,15 @@ pub(super) async fn schema(
     files: &[ObjectMeta],
     options: &FileOptions,
 ) -> Result<SchemaRef> {
-    let schemas: Vec<Schema> = stream::iter(files.iter().enumerate())
-        .map(|(at, meta)| async move {
-            match options.kind {
-                Kind::Parquet => parquet(store, meta).await,
-                Kind::Csv | Kind::Json => text(store, meta, options, at < FILES_SAMPLED_MAX).await,
-            }
-        })
-        .buffered(CONCURRENCY)
-        .try_collect()
-        .await?;
+    let read = files.iter().enumerate().map(|(at, meta)| async move {
+        match options.kind {
+            Kind::Parquet => parquet(store, meta).await,
+            Kind::Csv | Kind::Json => text(store, meta, options, at < FILES_SAMPLED_MAX).await,
+        }
+    });
+    // Collected first: a closure over references inside a stream hides from the compiler that its future is Send.
+    let read: Vec<_> = read.collect();
+    let schemas: Vec<Schema> = stream::iter(read).buffered(CONCURRENCY).try_collect().await?;
     let by_position = options.kind == Kind::Csv;
     let mut merged = Merged::new(by_position);
     for (schema, meta) in schemas.into_iter().zip(files) {
@@ -61,11 +60,8 @@ pub(super) async fn headers(
     files: &[ObjectMeta],
     options: &FileOptions,
 ) -> Result<Vec<String>> {
-    let headers: Vec<Schema> = stream::iter(files)
-        .map(|meta| text(store, meta, options, false))
-        .buffered(CONCURRENCY)
-        .try_collect()
-        .await?;
+    let read: Vec<_> = files.iter().map(|meta| text(store, meta, options, false)).collect();
+    let headers: Vec<Schema> = stream::iter(read).buffered(CONCURRENCY).try_collect().await?;
     let mut merged = Merged::new(true);
     for (header, meta) in headers.into_iter().zip(files) {
         merged.add(header, meta)?;
