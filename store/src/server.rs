@@ -34,6 +34,8 @@ use crate::remote::{
 
 /// No block is longer, whatever the settings of its writer.
 const BLOCK_BYTES_MAX: u64 = 4 << 30;
+/// Pieces of a block read from the disk before they are asked for.
+const READ_AHEAD: usize = 2;
 
 /// Serves the blocks of one folder. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -189,23 +191,15 @@ impl BlockServer {
                 open.length()
             )));
         }
+        // Cut at multiples, so that no chunk is read and checked twice.
         let message = self.0.config.message.0.max(1);
-        let pieces = stream::unfold(range, move |left| {
+        let cuts = range.start / message..range.end.div_ceil(message).max(range.start / message);
+        let pieces = cuts.map(move |i| (i * message).max(range.start)..((i + 1) * message).min(range.end));
+        let read = move |piece: Range<u64>| {
             let open = Arc::clone(&open);
-            async move {
-                if left.is_empty() {
-                    return None;
-                }
-                // Ends at a multiple, so that no chunk is read and checked twice.
-                let end = ((left.start / message + 1) * message).min(left.end);
-                let start = left.start;
-                match blocking(move || open.read(start..end)).await {
-                    Ok(bytes) => Some((Ok(bytes), end..left.end)),
-                    Err(error) => Some((Err(error), 0..0)),
-                }
-            }
-        });
-        Ok(pieces.boxed())
+            blocking(move || open.read(piece))
+        };
+        Ok(stream::iter(pieces.filter(|piece| !piece.is_empty())).map(read).buffered(READ_AHEAD).boxed())
     }
 
     /// Bytes `range` of a block at once: the reader's own disk.

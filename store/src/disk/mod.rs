@@ -20,7 +20,7 @@
 mod sidecar;
 mod writer;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -95,12 +95,13 @@ impl Disk {
             .write(true)
             .open(folder.join("lock"))
             .map_err(at(folder))?;
-        lock.try_lock().map_err(|_| {
-            Error::unavailable(format!(
-                "the block folder '{}' is in use by another process",
-                folder.display()
-            ))
-            .hint("stop that worker, or give this one a folder of its own")
+        lock.try_lock().map_err(|e| match e {
+            TryLockError::WouldBlock => {
+                let folder = folder.display();
+                Error::unavailable(format!("the block folder '{folder}' is in use by another process"))
+                    .hint("stop that worker, or give this one a folder of its own")
+            }
+            TryLockError::Error(e) => at(folder)(e),
         })?;
         for entry in std::fs::read_dir(folder.join("tmp")).map_err(at(folder))? {
             let path = entry.map_err(at(folder))?.path();

@@ -26,7 +26,8 @@ pub struct Keeper {
     namespace: Namespace,
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
-    /// When a node was last seen alive.
+    /// When a node was last seen alive. Every known node counts as seen at the start, so that a coordinator that
+    /// restarts does not copy what is about to come back.
     seen: BTreeMap<NodeId, Instant>,
 }
 
@@ -48,7 +49,9 @@ pub struct Round {
 impl Keeper {
     /// Over a namespace and the nodes' blocks.
     pub fn new(namespace: Namespace, peers: Arc<dyn Peers>, clock: Arc<dyn Clock>) -> Self {
-        Self { namespace, peers, clock, seen: BTreeMap::new() }
+        let now = clock.instant();
+        let seen = namespace.known().into_iter().map(|node| (node, now)).collect();
+        Self { namespace, peers, clock, seen }
     }
 
     /// Runs rounds until the task is dropped.

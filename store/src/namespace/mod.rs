@@ -114,6 +114,11 @@ impl Namespace {
         self.0.nodes.live().into_iter().filter(|node| known.contains(&node.id)).collect()
     }
 
+    /// Nodes that ever reported, alive or not.
+    pub fn known(&self) -> Vec<NodeId> {
+        self.0.known.read().iter().cloned().collect()
+    }
+
     fn live_peers(&self) -> BTreeMap<NodeId, Peer> {
         self.0.nodes.live().into_iter().map(|node| (node.id.clone(), node.peer())).collect()
     }

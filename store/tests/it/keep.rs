@@ -1,10 +1,12 @@
 //! Replicas come back to their number, and disks are rid of what nobody needs.
 
 use object_store::ObjectStoreExt;
+use std::time::Duration;
+
 use object_store::path::Path;
 use skep_store::NamespaceClient;
 
-use crate::cluster::{Cluster, Fault, bytes, flip, until};
+use crate::cluster::{Cluster, Fault, bytes, config, flip, until};
 
 async fn good(cluster: &Cluster, path: &Path) -> Vec<usize> {
     let map = cluster.namespace.lookup(&[path.to_string()]).await.unwrap().remove(0).unwrap();
@@ -72,4 +74,21 @@ async fn deleted_and_aborted_files_leave_no_blocks() {
     for i in 0..3 {
         assert_eq!(cluster.blocks(i), [], "node {i}");
     }
+}
+
+#[tokio::test]
+async fn nodes_that_are_away_for_a_moment_are_waited_for() {
+    let config = skep_store::Config { repair_delay: Duration::from_secs(3600), ..config() };
+    let mut cluster = Cluster::at(tempfile::tempdir().unwrap(), 4, config).await;
+    let path = Path::from("x");
+    cluster.store(Some(0)).put(&path, bytes(1000).into()).await.unwrap();
+    let mut before = cluster.keeper();
+    cluster.kill(0);
+    // Also by a coordinator that started when it was away.
+    assert_eq!(before.round().await.unwrap(), Default::default());
+    assert_eq!(cluster.keeper().round().await.unwrap(), Default::default());
+    let node = cluster.node(0);
+    cluster.network.set(&node, None);
+    cluster.revive(0).await;
+    assert_eq!(good(&cluster, &path).await, [3]);
 }

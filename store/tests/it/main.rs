@@ -6,3 +6,4 @@ mod cluster;
 mod contract;
 mod faults;
 mod keep;
+mod model;
