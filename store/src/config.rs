@@ -33,6 +33,9 @@ pub struct Config {
     /// Silence of a replica after which a read goes on with the next one. 100 ms to 5 min.
     #[serde(with = "skep_common::unit::duration")]
     pub read_timeout: Duration,
+    /// How long reads and writes wait for nodes that are away to come back before they fail. 0 ms to 5 min.
+    #[serde(with = "skep_common::unit::duration")]
+    pub node_wait: Duration,
     /// Longest call of the namespace. 100 ms to 10 min.
     #[serde(with = "skep_common::unit::duration")]
     pub namespace_timeout: Duration,
@@ -79,6 +82,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(20),
             sync_timeout: Duration::from_secs(60),
             read_timeout: Duration::from_secs(10),
+            node_wait: Duration::from_secs(10),
             namespace_timeout: Duration::from_secs(30),
             write_heartbeat: Duration::from_secs(5),
             metadata_ttl: Duration::from_secs(1),

@@ -62,7 +62,9 @@ pub struct BlockMap {
     pub length: u64,
     /// Live nodes with a replica that nobody found wanting.
     pub replicas: Vec<Peer>,
-    /// Nodes that are not alive, or whose replica is bad or missing: for messages to people.
+    /// Nodes with such a replica that were not heard of for a while: worth a try when the others failed.
+    pub silent: Vec<Peer>,
+    /// Nodes whose replica is bad or missing, or that were never heard of: for messages to people.
     pub lost: Vec<NodeId>,
 }
 

@@ -288,6 +288,7 @@ fn block_out(block: &BlockMap, peers: &mut Vec<Peer>) -> wire::BlockMap {
         block: id_out(block.id),
         length: block.length,
         replicas: block.replicas.iter().map(&mut index).collect(),
+        silent: block.silent.iter().map(&mut index).collect(),
         lost: nodes_out(&block.lost),
     }
 }
@@ -311,6 +312,7 @@ fn block_in(block: wire::BlockMap, peers: &[Peer]) -> Result<BlockMap> {
         id: BlockId::from_slice(&block.block)?,
         length: block.length,
         replicas: block.replicas.iter().map(peer).collect::<Result<_>>()?,
+        silent: block.silent.iter().map(peer).collect::<Result<_>>()?,
         lost: nodes_in(block.lost)?,
     })
 }

@@ -55,6 +55,8 @@ struct Inner {
     nodes: Arc<dyn Nodes>,
     /// Nodes that ever reported: those that blocks are placed on when they are alive.
     known: RwLock<BTreeSet<NodeId>>,
+    /// Where each node was last heard of.
+    addresses: RwLock<BTreeMap<NodeId, Peer>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -86,7 +88,8 @@ impl Namespace {
         let ids: Vec<String> =
             sqlx::query_scalar("SELECT id FROM skep_node").fetch_all(db.reader()).await.map_err(db_error)?;
         let known = ids.into_iter().map(NodeId::new).collect::<Result<_>>()?;
-        Ok(Self(Arc::new(Inner { db, store, config, nodes, known: RwLock::new(known), clock })))
+        let (known, addresses) = (RwLock::new(known), RwLock::default());
+        Ok(Self(Arc::new(Inner { db, store, config, nodes, known, addresses, clock })))
     }
 
     /// The id of the store; the nodes' folders remember it.
@@ -120,7 +123,17 @@ impl Namespace {
     }
 
     fn live_peers(&self) -> BTreeMap<NodeId, Peer> {
-        self.0.nodes.live().into_iter().map(|node| (node.id.clone(), node.peer())).collect()
+        let live: BTreeMap<NodeId, Peer> =
+            self.0.nodes.live().into_iter().map(|node| (node.id.clone(), node.peer())).collect();
+        let known = |peer: &Peer| self.0.addresses.read().get(&peer.id) == Some(peer);
+        if !live.values().all(known) {
+            self.0.addresses.write().extend(live.clone());
+        }
+        live
+    }
+
+    fn last_address(&self, node: &NodeId) -> Option<Peer> {
+        self.0.addresses.read().get(node).cloned()
     }
 
     fn now_us(&self) -> i64 {

@@ -52,15 +52,23 @@ pub(super) async fn lookup(namespace: &Namespace, paths: &[String]) -> Result<Ve
             let length = row.get::<Option<i64>, _>(5).ok_or_else(|| {
                 Error::corrupt(format!("the namespace has no length for block {block} of '{path}'"))
             })? as u64;
-            file.blocks.push(BlockMap { id, length, replicas: Vec::new(), lost: Vec::new() });
+            file.blocks.push(BlockMap {
+                id,
+                length,
+                replicas: Vec::new(),
+                silent: Vec::new(),
+                lost: Vec::new(),
+            });
         }
         let (Some(node), Some(block)) = (row.get::<Option<String>, _>(6), file.blocks.last_mut()) else {
             continue;
         };
         let node = NodeId::new(node)?;
-        match live.get(&node).filter(|_| row.get::<&str, _>(7) == "good") {
-            Some(peer) => block.replicas.push(peer.clone()),
-            None => block.lost.push(node),
+        let good = row.get::<&str, _>(7) == "good";
+        match (live.get(&node), namespace.last_address(&node)) {
+            (Some(peer), _) if good => block.replicas.push(peer.clone()),
+            (None, Some(peer)) if good => block.silent.push(peer),
+            _ => block.lost.push(node),
         }
     }
     Ok(paths.iter().map(|path| files.get(path).cloned()).collect())

@@ -24,6 +24,8 @@ use crate::server::fault_of;
 
 /// Faults that wait to be reported; more are dropped, since the next reader finds them again.
 const FAULTS_MAX: usize = 256;
+/// Between two rounds over replicas that cannot be reached.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Reads files of the store. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -168,7 +170,7 @@ impl Reader {
         let mut tried = Vec::new();
         let block = &file.blocks[index];
         if let Some(own) = &self.0.parts.own
-            && block.replicas.iter().any(|peer| peer.id == *own.node())
+            && block.replicas.iter().chain(&block.silent).any(|peer| peer.id == *own.node())
         {
             match own.read_whole(block.id, range.clone()).await {
                 Ok(bytes) => {
@@ -203,8 +205,20 @@ impl Reader {
         tried: Vec<(NodeId, Error)>,
     ) -> BoxStream<'static, Result<Bytes>> {
         let block = file.blocks[index].clone();
-        let segment =
-            Segment { reader: self.clone(), file, block, left, tried, source: None, refreshed: false };
+        let mut segment = Segment {
+            reader: self.clone(),
+            file,
+            block,
+            left,
+            tried: Vec::new(),
+            errors: BTreeMap::new(),
+            source: None,
+            waiting: None,
+        };
+        for (node, error) in tried {
+            segment.tried.push(node.clone());
+            segment.errors.insert(node, error);
+        }
         stream::try_unfold(segment, |mut segment| async move {
             Ok(segment.next().await?.map(|bytes| (bytes, segment)))
         })
@@ -240,8 +254,9 @@ impl Reader {
         }
     }
 
-    /// Replicas in the order to try them: the own disk, the own zone, the others; suspected nodes last.
-    fn order(&self, block: &BlockMap, tried: &[(NodeId, Error)]) -> Vec<Peer> {
+    /// Replicas in the order to try them: the own disk, the own zone, the others; then suspected nodes, then silent
+    /// ones.
+    fn order(&self, block: &BlockMap, tried: &[NodeId]) -> Vec<Peer> {
         let parts = &self.0.parts;
         let own = parts.own.as_ref().map(|own| own.node());
         let distance = |peer: &Peer| {
@@ -253,17 +268,19 @@ impl Reader {
                 2
             }
         };
-        let mut peers: Vec<Peer> = block
-            .replicas
-            .iter()
-            .filter(|peer| tried.iter().all(|(node, _)| *node != peer.id))
-            .cloned()
+        let live = block.replicas.iter().map(|peer| (false, peer));
+        let silent = block.silent.iter().map(|peer| (true, peer));
+        let mut peers: Vec<(bool, Peer)> = live
+            .chain(silent)
+            .filter(|(_, peer)| !tried.contains(&peer.id))
+            .map(|(silent, peer)| (silent, peer.clone()))
             .collect();
-        peers.sort_by_cached_key(|peer| {
-            let spread = placement::affinity(block.id, &peer.id) ^ self.0.salt;
-            (distance(peer) > 0 && self.suspected(&peer.id), distance(peer), spread)
+        peers.sort_by_cached_key(|(silent, peer)| {
+            let distance = distance(peer);
+            let doubt = if distance == 0 { (false, false) } else { (*silent, self.suspected(&peer.id)) };
+            (doubt, distance, placement::affinity(block.id, &peer.id) ^ self.0.salt)
         });
-        peers
+        peers.into_iter().map(|(_, peer)| peer).collect()
     }
 }
 
@@ -287,9 +304,13 @@ struct Segment {
     file: Arc<FileMap>,
     block: BlockMap,
     left: Range<u64>,
-    tried: Vec<(NodeId, Error)>,
+    /// Nodes not to ask again.
+    tried: Vec<NodeId>,
+    /// The last error of each node.
+    errors: BTreeMap<NodeId, Error>,
     source: Option<(Peer, BlockStream)>,
-    refreshed: bool,
+    /// Since when no replica could be read.
+    waiting: Option<Instant>,
 }
 
 impl Segment {
@@ -306,6 +327,7 @@ impl Segment {
             let failure = match tokio::time::timeout(wait, pieces.next()).await {
                 Ok(Some(Ok(bytes))) if bytes.len() as u64 <= self.left.end - self.left.start => {
                     self.left.start += bytes.len() as u64;
+                    self.waiting = None;
                     self.count(&peer, bytes.len());
                     self.source = Some((peer, pieces));
                     if bytes.is_empty() {
@@ -334,7 +356,8 @@ impl Segment {
 
     fn fail(&mut self, node: NodeId, error: Error) {
         self.reader.failed(self.block.id, &node, &error);
-        self.tried.push((node, error));
+        self.tried.push(node.clone());
+        self.errors.insert(node, error);
     }
 
     /// Opens the next replica; nothing if that failed and there may be another.
@@ -363,35 +386,48 @@ impl Segment {
         }
     }
 
-    /// Every replica failed: asks once whether there are others by now.
+    /// Every replica failed: asks where there are others by now, and lets those be tried again that may come back.
     async fn refresh(&mut self) -> Result<()> {
-        if !self.refreshed {
-            self.refreshed = true;
-            let path = &self.file.meta.path;
-            let fresh = self.reader.file_now(path).await?;
-            if fresh.meta.version != self.file.meta.version {
-                return Err(Error::conflict(format!("the file '{path}' was replaced while it was read"))
-                    .hint("read it again"));
+        let parts = &self.reader.0.parts;
+        let now = parts.clock.instant();
+        match self.waiting {
+            None => self.waiting = Some(now),
+            Some(since) if now.saturating_duration_since(since) >= parts.config.node_wait => {
+                return Err(self.lost());
             }
-            if let Some(block) = fresh.blocks.iter().find(|block| block.id == self.block.id) {
-                self.block = block.clone();
-                if !self.reader.order(&self.block, &self.tried).is_empty() {
-                    return Ok(());
-                }
-            }
+            Some(_) => tokio::time::sleep(RETRY_PAUSE).await,
         }
-        Err(self.lost())
+        let path = &self.file.meta.path;
+        let fresh = self.reader.file_now(path).await?;
+        if fresh.meta.version != self.file.meta.version {
+            return Err(Error::conflict(format!("the file '{path}' was replaced while it was read"))
+                .hint("read it again"));
+        }
+        if let Some(block) = fresh.blocks.iter().find(|block| block.id == self.block.id) {
+            self.block = block.clone();
+        }
+        if self.hopeless() {
+            return Err(self.lost());
+        }
+        let errors = &self.errors;
+        self.tried.retain(|node| errors.get(node).is_some_and(|error| fault_of(error).is_some()));
+        Ok(())
+    }
+
+    /// Whether no node that is away could have a good replica.
+    fn hopeless(&self) -> bool {
+        let bad = |node: &NodeId| self.errors.get(node).is_some_and(|error| fault_of(error).is_some());
+        self.block.replicas.iter().chain(&self.block.silent).all(|peer| bad(&peer.id))
+            && self.block.lost.iter().all(bad)
     }
 
     fn lost(&self) -> Error {
         let (path, block) = (&self.file.meta.path, self.block.id);
         let mut causes: Vec<String> =
-            self.tried.iter().map(|(node, error)| format!("{node}: {}", error.report())).collect();
-        let lost = self.block.lost.iter().filter(|node| self.tried.iter().all(|(tried, _)| tried != *node));
-        causes.extend(lost.clone().map(|node| format!("{node}: not alive, or its replica is bad")));
-        let hopeless = lost.count() == 0
-            && self.tried.iter().all(|(_, e)| matches!(e.kind(), Kind::Corrupt | Kind::NotFound));
-        let kind = if hopeless { Kind::Corrupt } else { Kind::Unavailable };
+            self.errors.iter().map(|(node, error)| format!("{node}: {}", error.report())).collect();
+        let away = self.block.lost.iter().filter(|node| !self.errors.contains_key(node));
+        causes.extend(away.map(|node| format!("{node}: away, or its replica is bad")));
+        let kind = if self.hopeless() { Kind::Corrupt } else { Kind::Unavailable };
         let what = format!("no replica of block {block} of '{path}' can be read ({})", causes.join("; "));
         Error::new(kind, what).hint("start the workers that held it again, or restore the file")
     }
@@ -439,6 +475,7 @@ mod tests {
                         url: "http://127.0.0.1:1".parse().unwrap(),
                     })
                     .collect(),
+                silent: Vec::new(),
                 lost: Vec::new(),
             })
             .collect();

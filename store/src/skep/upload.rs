@@ -30,6 +30,8 @@ use crate::remote::{FileMeta, Placement, WriteHeader, WriteMode, WriteReport, Wr
 const ATTEMPTS_MAX: usize = 4;
 /// Times an unanswered commit is repeated.
 const COMMITS_MAX: u32 = 4;
+/// Between two tries to begin a write for which too few nodes are alive.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Turns when a part is on its way to the nodes.
 pub(super) type Progress = oneshot::Receiver<()>;
@@ -47,9 +49,10 @@ pub(super) struct Upload {
 }
 
 /// Parts in the order of `put_part`, however their futures are polled.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
-    parts: Mutex<VecDeque<Part>>,
+    /// Nothing once nobody takes parts any more.
+    parts: Mutex<Option<VecDeque<Part>>>,
     changed: Notify,
     failure: Mutex<Option<Error>>,
 }
@@ -61,24 +64,42 @@ enum Part {
 }
 
 impl Queue {
+    fn new() -> Self {
+        Self { parts: Mutex::new(Some(VecDeque::new())), changed: Notify::new(), failure: Mutex::new(None) }
+    }
+
+    /// A part that nobody will take is dropped, and so whoever waits for it learns of it.
     fn push(&self, part: Part) {
-        self.parts.lock().push_back(part);
+        if let Some(parts) = &mut *self.parts.lock() {
+            parts.push_back(part);
+        }
         self.changed.notify_one();
     }
 
     async fn next(&self) -> Part {
         loop {
-            if let Some(part) = self.parts.lock().pop_front() {
-                return part;
+            match self.parts.lock().as_mut().map(VecDeque::pop_front) {
+                Some(Some(part)) => return part,
+                Some(None) => {}
+                None => return Part::End,
             }
             self.changed.notified().await;
         }
     }
 }
 
+/// Closes the queue when the task that takes from it ends, however it ends.
+struct Closes(Arc<Queue>);
+
+impl Drop for Closes {
+    fn drop(&mut self) {
+        *self.0.parts.lock() = None;
+    }
+}
+
 impl Upload {
     pub(super) fn new(store: SkepStore, path: String, mode: WriteMode) -> Self {
-        let (write, queue) = (WriteId::generate(), Arc::new(Queue::default()));
+        let (write, queue) = (WriteId::generate(), Arc::new(Queue::new()));
         Self { store, path, mode, write, queue, task: None, over: false }
     }
 
@@ -102,13 +123,13 @@ impl Upload {
             exclude: Vec::new(),
             touched: self.store.0.writer.parts.clock.instant(),
         };
+        let closes = Closes(Arc::clone(&queue));
         self.task = Some(task::spawn("write-file", async move {
             let result = file.run(&queue).await;
             if let Err(error) = &result {
                 *queue.failure.lock() = Some(error.clone());
-                // Whoever waits for a part learns of it.
-                queue.parts.lock().clear();
             }
+            drop(closes);
             result
         }));
     }
@@ -147,7 +168,7 @@ impl MultipartUpload for Upload {
     async fn abort(&mut self) -> object_store::Result<()> {
         self.over = true;
         self.task = None;
-        self.queue.parts.lock().clear();
+        *self.queue.parts.lock() = None;
         let aborted = self.store.namespace().abort_write(self.write).await;
         aborted.map_err(|error| object_error(error, &self.path))
     }
@@ -223,9 +244,7 @@ impl FileWriter {
     }
 
     async fn write(&mut self, queue: &Queue) -> Result<FileMeta> {
-        let own = self.own();
-        let first =
-            self.parts.namespace.begin_write(self.write, &self.path, &self.mode, own.as_ref()).await?;
+        let first = self.begin().await?;
         let mut next = Some(first);
         let mut open: Option<OpenBlock> = None;
         let mut written = Vec::new();
@@ -270,6 +289,22 @@ impl FileWriter {
 
     fn own(&self) -> Option<NodeId> {
         self.parts.own.as_ref().map(|own| own.node().clone())
+    }
+
+    /// Waits for nodes that are away, as after a restart of the coordinator.
+    async fn begin(&self) -> Result<Placement> {
+        let (own, start) = (self.own(), self.parts.clock.instant());
+        loop {
+            let begun =
+                self.parts.namespace.begin_write(self.write, &self.path, &self.mode, own.as_ref()).await;
+            let waited = self.parts.clock.instant().saturating_duration_since(start);
+            match begun {
+                Err(error) if error.kind() == Kind::Unavailable && waited < self.parts.config.node_wait => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                begun => return begun,
+            }
+        }
     }
 
     /// Nodes that failed this write are left out, unless no others are enough.

@@ -119,6 +119,7 @@ pub(crate) fn config() -> Config {
         write_timeout: Duration::from_millis(400),
         write_heartbeat: Duration::from_millis(50),
         read_timeout: Duration::from_millis(400),
+        node_wait: Duration::from_millis(400),
         delete_grace: Duration::ZERO,
         repair_delay: Duration::ZERO,
         ..Config::default()

@@ -211,6 +211,64 @@ async fn a_file_that_is_replaced_under_a_reader_is_never_mixed() {
 }
 
 #[tokio::test]
+async fn parts_after_a_failure_fail_and_do_not_wait() {
+    let cluster = Cluster::start(3).await;
+    let store = cluster.store(None);
+    let mut upload = store.put_multipart(&Path::from("x")).await.unwrap();
+    upload.put_part(bytes(1000).into()).await.unwrap();
+    (0..3).for_each(|i| cluster.kill(i));
+    until("the chain is found broken", async || upload.put_part(bytes(300_000).into()).await.is_err()).await;
+    let error = upload.put_part(bytes(10).into()).await.unwrap_err();
+    assert_eq!(skep_error(&error).unwrap().kind(), Kind::Unavailable);
+    assert!(upload.complete().await.is_err());
+}
+
+#[tokio::test]
+async fn readers_and_writers_wait_for_nodes_that_come_back() {
+    let config = skep_store::Config { node_wait: std::time::Duration::from_secs(20), ..config() };
+    let mut cluster = Cluster::at(tempfile::tempdir().unwrap(), 3, config).await;
+    let (path, data) = (Path::from("x"), bytes(LENGTH));
+    let store = cluster.store(None);
+    store.put(&path, data.clone().into()).await.unwrap();
+    (0..3).for_each(|i| cluster.kill(i));
+    let waiting = [store.clone(), store.clone()].map(|store| {
+        let path = path.clone();
+        async move { read(&store, &path).await.unwrap() }
+    });
+    let writing = async {
+        let new = Path::from("y");
+        store.put(&new, "late".into()).await.unwrap();
+    };
+    let reviving = async {
+        // They are asked for and not there before they come back.
+        tokio::task::yield_now().await;
+        for i in 0..3 {
+            let node = cluster.node(i);
+            cluster.network.set(&node, None);
+            cluster.revive(i).await;
+        }
+    };
+    let (got, (), ()) = futures::join!(futures::future::join_all(waiting), writing, reviving);
+    assert!(got.iter().all(|bytes| *bytes == data));
+}
+
+#[tokio::test]
+async fn a_node_that_was_not_heard_of_is_still_read() {
+    let cluster = Cluster::start(3).await;
+    let (path, data) = (Path::from("x"), bytes(LENGTH));
+    cluster.store(None).put(&path, data.clone().into()).await.unwrap();
+    map(&cluster, &path).await;
+    // The coordinator counts them dead, and they are not.
+    for i in 0..3 {
+        cluster.kill(i);
+        cluster.network.set(&cluster.node(i), None);
+    }
+    assert_eq!(map(&cluster, &path).await.blocks[0].replicas, []);
+    assert_eq!(read(&cluster.store(None), &path).await.unwrap(), data);
+    assert_eq!(read(&cluster.store(Some(1)), &path).await.unwrap(), data);
+}
+
+#[tokio::test]
 async fn a_dropped_upload_leaves_nothing() {
     let cluster = Cluster::start(3).await;
     let mut upload = cluster.store(None).put_multipart(&Path::from("x")).await.unwrap();
