@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use skep_common::{Error, Result};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
-use tonic::transport::{Channel, Endpoint};
+use tonic::service::{InterceptorLayer, RoutesBuilder};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
 use tower::Service;
 use url::Url;
 
@@ -41,6 +45,8 @@ impl Default for ChannelConfig {
 /// Bytes in flight per stream and per connection, so that one hop can fill a fast network.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
+/// How long calls under way may go on when a node stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection that adds the cluster secret to every call. Connects when first used, and again when broken.
 #[derive(Debug, Clone)]
@@ -75,6 +81,41 @@ pub fn endpoint(url: &Url, config: &ChannelConfig) -> Result<Endpoint> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .tcp_nodelay(true))
+}
+
+/// Serves calls between nodes on `listener` until `stop`: the secret is checked before every call, dead connections are
+/// found by keepalives, calls under way are given a moment to end.
+///
+/// # Errors
+/// [`Kind::Unavailable`](skep_common::Kind::Unavailable) if the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    routes: RoutesBuilder,
+    secret: Secret,
+    config: ChannelConfig,
+    stop: CancellationToken,
+) -> Result<()> {
+    let stopped = stop.clone();
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(config.keepalive_interval))
+        .http2_keepalive_timeout(Some(config.keepalive_timeout))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .tcp_nodelay(true)
+        .layer(InterceptorLayer::new(secret.check()))
+        .add_routes(routes.routes())
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stop.cancelled_owned(),
+        );
+    let late = async {
+        stopped.cancelled().await;
+        tokio::time::sleep(STOP_PATIENCE).await;
+    };
+    tokio::select! {
+        ended = serving => ended.map_err(|e| Error::unavailable("the listener between nodes failed").source(e)),
+        () = late => Ok(()),
+    }
 }
 
 impl Service<http::Request<Body>> for AuthChannel {

@@ -21,7 +21,7 @@ pub mod membership;
 pub mod secret;
 pub mod settings;
 
-pub use channel::{AuthChannel, ChannelConfig, connect};
+pub use channel::{AuthChannel, ChannelConfig, connect, serve};
 pub use exchange::Channels;
 pub use secret::Secret;
 

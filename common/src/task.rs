@@ -1,8 +1,10 @@
 //! Background tasks that have a name and end with their owner.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tracing::Instrument;
 
 /// A running task. Dropping it stops the task at its next `.await`.
@@ -31,14 +33,7 @@ impl<T> Task<T> {
     /// [`Kind::Internal`](crate::Kind::Internal) if the task panicked, with the text of the panic;
     /// [`Kind::Cancelled`](crate::Kind::Cancelled) if its runtime shut down.
     pub async fn join(mut self) -> crate::Result<T> {
-        match (&mut self.handle).await {
-            Ok(value) => Ok(value),
-            Err(error) if error.is_panic() => {
-                let text = panic_text(error.into_panic().as_ref());
-                Err(crate::Error::internal(format!("task '{}' panicked: {text}", self.name)))
-            }
-            Err(_) => Err(crate::Error::cancelled(format!("task '{}' was stopped", self.name))),
-        }
+        (&mut self).await
     }
 
     /// Whether the task ended.
@@ -54,6 +49,25 @@ impl<T> Task<T> {
     /// Stops the task at its next `.await`.
     pub fn abort(&self) {
         self.handle.abort();
+    }
+}
+
+/// Waits for the result without giving the task up, as [`Task::join`] does.
+impl<T> Future for Task<T> {
+    type Output = crate::Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let name = self.name;
+        Pin::new(&mut self.handle).poll(cx).map(|ended| ended.map_err(|error| failure(name, error)))
+    }
+}
+
+fn failure(name: &str, error: JoinError) -> crate::Error {
+    if error.is_panic() {
+        let text = panic_text(error.into_panic().as_ref());
+        crate::Error::internal(format!("task '{name}' panicked: {text}"))
+    } else {
+        crate::Error::cancelled(format!("task '{name}' was stopped"))
     }
 }
 

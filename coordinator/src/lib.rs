@@ -3,10 +3,16 @@
 //! # Not here
 //! Running tasks and holding blocks (`skep-worker`), protocols for clients (`skep-server`).
 
+mod commit;
+mod coordinator;
 pub mod ingest;
 pub mod lanes;
 pub mod session;
+mod statement;
+mod system;
+mod tables;
 
+pub use coordinator::{Config, Coordinator, StoreLocator};
 pub use session::{
-    Coordinator, Description, Done, Outcome, Rows, Session, StatementKind, TableFilter, TableInfo, TableKind,
+    Description, Done, Outcome, Rows, Session, StatementKind, TableFilter, TableInfo, TableKind,
 };

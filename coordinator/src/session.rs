@@ -2,10 +2,19 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::scalar::ScalarValue;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use skep_common::{Error, QueryId, Result, SessionId};
+use skep_engine::settings::Settings;
+
+use crate::coordinator::Shared;
+use crate::lanes::Ran;
+use crate::statement::Run;
+use crate::tables;
 
 /// Whether a statement returns rows or changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,41 +104,69 @@ pub struct TableInfo {
 
 /// One connection's session. Cheap to clone; clones are the same session.
 #[derive(Debug, Clone)]
-pub struct Session {
-    id: SessionId,
+pub struct Session(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) id: SessionId,
+    pub(crate) user: String,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) settings: Mutex<Settings>,
+    pub(crate) last: Mutex<Option<Ran>>,
 }
 
 impl Session {
+    pub(crate) fn new(shared: Arc<Shared>, user: &str) -> Self {
+        let (id, settings, last) = (SessionId::generate(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { id, user: user.to_owned(), shared, settings, last }))
+    }
+
     /// The session's id.
     pub fn id(&self) -> SessionId {
-        self.id
+        self.0.id
     }
 
     /// Plans `sql`, one statement, without running it.
     ///
     /// # Errors
     /// [`Kind::Invalid`](skep_common::Kind::Invalid) with the position, and the kinds of planning.
-    pub async fn describe(&self, sql: &str) -> Result<Description> {
-        let _ = sql;
-        let empty = Arc::new(Schema::empty());
-        Ok(Description { kind: StatementKind::Update, schema: Arc::clone(&empty), parameters: empty })
+    pub fn describe<'a>(&'a self, sql: &'a str) -> BoxFuture<'a, Result<Description>> {
+        async move {
+            let parsed = skep_engine::parse_one(sql)?;
+            Run::new(self, &parsed).describe(&parsed.statement).await
+        }
+        .boxed()
     }
 
     /// Runs `sql`, exactly one statement, once. An update is complete when this returns.
     ///
     /// # Errors
     /// As [`Session::describe`], and the kinds of running; a query that fails later fails in its stream.
-    pub async fn execute(&self, sql: &str, parameters: Vec<ScalarValue>) -> Result<Outcome> {
-        let _ = (sql, parameters);
-        Err(Error::unsupported("statements do not run yet"))
+    pub fn execute<'a>(
+        &'a self,
+        sql: &'a str,
+        parameters: Vec<ScalarValue>,
+    ) -> BoxFuture<'a, Result<Outcome>> {
+        async move {
+            let parsed = skep_engine::parse_one(sql)?;
+            let run = Run::new(self, &parsed);
+            let timeout = self.0.settings.lock().statement_timeout();
+            let Some(limit) = timeout else { return run.execute(parsed.statement, parameters).await };
+            match tokio::time::timeout(limit, run.execute(parsed.statement, parameters)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Error::deadline(format!("the statement took longer than {limit:?}"))
+                    .hint("raise skep.statement_timeout, or SET it to none")),
+            }
+        }
+        .boxed()
     }
 
-    /// The schemas of the catalog, sorted, with `information_schema`.
+    /// The schemas of the catalog, sorted, with `information_schema` and `system`.
     ///
     /// # Errors
     /// Those of reading the catalog.
     pub async fn schemas(&self) -> Result<Vec<String>> {
-        Ok(Vec::new())
+        tables::schemas(self).await
     }
 
     /// The tables and views that match, sorted by schema and name.
@@ -137,8 +174,7 @@ impl Session {
     /// # Errors
     /// Those of reading the catalog.
     pub async fn tables(&self, filter: &TableFilter) -> Result<Vec<TableInfo>> {
-        let _ = filter;
-        Ok(Vec::new())
+        tables::tables(self, filter).await
     }
 
     /// Sets a setting of this session, such as `skep.execution`.
@@ -147,8 +183,7 @@ impl Session {
     /// [`Kind::NotFound`](skep_common::Kind::NotFound) for an unknown name, with the nearest;
     /// [`Kind::Invalid`](skep_common::Kind::Invalid) for a value it does not take.
     pub fn set(&self, name: &str, value: &str) -> Result<()> {
-        let _ = (name, value);
-        Ok(())
+        self.0.settings.lock().set(name, Some(value))
     }
 
     /// The value of a setting, as text.
@@ -156,23 +191,11 @@ impl Session {
     /// # Errors
     /// [`Kind::NotFound`](skep_common::Kind::NotFound) for an unknown name.
     pub fn get(&self, name: &str) -> Result<String> {
-        Err(Error::not_found(format!("setting '{name}' does not exist")))
-    }
-}
-
-/// The coordinator of one cluster. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Coordinator;
-
-impl Coordinator {
-    /// Opens a session for `user`. It ends when its last clone is dropped.
-    pub fn open_session(&self, user: &str) -> Session {
-        let _ = user;
-        Session { id: SessionId::generate() }
+        self.0.settings.lock().get(name)
     }
 
-    /// Whether it takes statements.
-    pub fn ready(&self) -> bool {
-        true
+    /// What the last statement of this session that had a plan ran where; complete when its rows were read.
+    pub fn last_run(&self) -> Option<Ran> {
+        self.0.last.lock().clone()
     }
 }

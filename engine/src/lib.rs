@@ -25,6 +25,7 @@ pub mod lane;
 pub mod names;
 pub mod placement;
 pub mod planner;
+pub mod runtime;
 pub mod scan;
 pub mod settings;
 pub mod show;

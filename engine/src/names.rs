@@ -11,6 +11,9 @@ pub const DEFAULT_SCHEMA: &str = "main";
 /// The schema of the standard's tables about tables.
 pub const INFORMATION_SCHEMA: &str = "information_schema";
 
+/// The schema of tables about the cluster as it is now.
+pub const SYSTEM_SCHEMA: &str = "system";
+
 /// The name that an identifier means: lower-case unless it stood in quotes.
 pub fn normalise(ident: &Ident) -> String {
     match ident.quote_style {

@@ -29,6 +29,7 @@ pub mod disk;
 pub mod keep;
 pub mod local;
 pub mod namespace;
+pub mod near;
 pub mod nodes;
 mod pipe;
 pub mod placement;

@@ -33,6 +33,11 @@ impl InProcess {
         self.0.write().remove(node)
     }
 
+    /// Whether `node` is reached.
+    pub fn holds(&self, node: &NodeId) -> bool {
+        self.0.read().contains_key(node)
+    }
+
     fn get(&self, peer: &Peer) -> Result<BlockServer> {
         let server = self.0.read().get(&peer.id).cloned();
         server.ok_or_else(|| Error::unavailable(format!("node {} cannot be reached", peer.id)))

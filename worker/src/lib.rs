@@ -3,6 +3,7 @@
 //! ```text
 //! blocks     the folder of blocks: serving it, reporting it
 //! tasks      plans of the pipelined lane: what a task's session knows, and the services to add to a server
+//! node       one worker: folder, server, membership
 //! exchange   the producing side of `skep_cluster::exchange`
 //! ```
 //!
@@ -11,7 +12,9 @@
 
 pub mod blocks;
 mod exchange;
+pub mod node;
 pub mod tasks;
 
 pub use blocks::Blocks;
+pub use node::Worker;
 pub use tasks::Tasks;

@@ -46,16 +46,17 @@ fn with_write(
     write: Option<&WriteTarget>,
     tasks: usize,
     partitions: NonZeroUsize,
+    deal: bool,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let Some(target) = write else { return Ok(plan) };
     let tasks = NonZeroUsize::new(tasks).unwrap_or(NonZeroUsize::MIN);
-    plan_write(plan, Arc::new(target.clone()), Spread { tasks, partitions })
+    plan_write(plan, Arc::new(target.clone()), Spread { tasks, partitions, deal })
 }
 
 /// The plan for one node.
 pub(super) async fn whole(job: &Job) -> Result<Planned> {
     let plan = job.state.create_physical_plan(&job.logical).await.map_err(|e| from_datafusion(&e))?;
-    let plan = with_write(plan, job.write.as_ref(), 1, partitions(&job.state))?;
+    let plan = with_write(plan, job.write.as_ref(), 1, partitions(&job.state), false)?;
     Ok(Planned { plan, context: job.state.task_ctx() })
 }
 
@@ -104,18 +105,24 @@ pub(super) async fn staged(
     }
     let count = workers.len();
     let plan = free_unions(plan, count, partitions(&parallel).get()).map_err(|e| from_datafusion(&e))?;
-    let plan = with_write(plan, job.write.as_ref(), count, partitions(&parallel))?;
-
-    let state =
-        staging_state(inner, job, parallel, plan, workers, ran, metrics).map_err(|e| from_datafusion(&e))?;
-    let planner = Arc::clone(state.query_planner());
-    let plan = planner.create_physical_plan(&job.logical, &state).await.map_err(|e| from_datafusion(&e))?;
-    if !plan.is::<DistributedExec>() {
-        return Ok(Staging::Whole("nothing in it can be shared between tasks".to_owned()));
+    // A write whose rows nothing spreads, such as those of a file that one node has, gets an exchange to spread them.
+    for deal in [false, true] {
+        let plan = with_write(Arc::clone(&plan), job.write.as_ref(), count, partitions(&parallel), deal)?;
+        let state = staging_state(inner, job, parallel.clone(), plan, workers.clone(), ran, metrics)
+            .map_err(|e| from_datafusion(&e))?;
+        let planner = Arc::clone(state.query_planner());
+        let plan =
+            planner.create_physical_plan(&job.logical, &state).await.map_err(|e| from_datafusion(&e))?;
+        if plan.is::<DistributedExec>() {
+            let plan = guard_stages(plan).map_err(|e| from_datafusion(&e))?;
+            validate(&plan)?;
+            return Ok(Staging::Staged(Planned { plan, context: state.task_ctx() }));
+        }
+        if job.write.is_none() || count == 1 {
+            break;
+        }
     }
-    let plan = guard_stages(plan).map_err(|e| from_datafusion(&e))?;
-    validate(&plan)?;
-    Ok(Staging::Staged(Planned { plan, context: state.task_ctx() }))
+    Ok(Staging::Whole("nothing in it can be shared between tasks".to_owned()))
 }
 
 fn reads_own_files(plan: &Arc<dyn ExecutionPlan>) -> bool {

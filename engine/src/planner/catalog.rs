@@ -26,7 +26,7 @@ impl Catalogs {
     /// The schemas of `snapshot`, and `default`, which may be missing there: files are put into it.
     pub(super) fn new(snapshot: &Snapshot, default: &str) -> Self {
         let names = snapshot.schemas().map(|schema| schema.name.as_str());
-        let all = names.chain([names::INFORMATION_SCHEMA, default]);
+        let all = names.chain([names::INFORMATION_SCHEMA, names::SYSTEM_SCHEMA, default]);
         Self(Arc::new(Schemas(all.map(|name| (name.to_owned(), Arc::default())).collect())))
     }
 

@@ -93,6 +93,24 @@ impl Planner {
         self
     }
 
+    /// Adds tables that are not the catalog's under `schema`, in place of what the snapshot has there under their names.
+    #[must_use]
+    pub fn with_tables(self, schema: &str, tables: Vec<(String, Arc<dyn TableProvider>)>) -> Self {
+        for (name, table) in tables {
+            self.catalogs.put(schema, &name, table);
+        }
+        self
+    }
+
+    /// The columns of a table or view, with the types that a query returns.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) for a name, and those of reading a view.
+    pub async fn columns_of(&self, schema: &str, name: &str) -> Result<SchemaRef> {
+        let name = Name { schema: Some(schema.to_owned()), name: name.to_owned(), at: None };
+        Ok(crate::boundary::plain_schema(&self.provider(&name).await?.schema()))
+    }
+
     /// DataFusion's state, for physical planning and for running.
     pub fn state(&self) -> &SessionState {
         &self.state

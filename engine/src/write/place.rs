@@ -8,6 +8,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
 use skep_common::{Error, Result};
@@ -21,6 +22,8 @@ pub struct Spread {
     pub tasks: NonZeroUsize,
     /// Writers that one node has cores for.
     pub partitions: NonZeroUsize,
+    /// Whether rows of several partitions are dealt anew, because nothing below spreads them over the nodes.
+    pub deal: bool,
 }
 
 /// Input bytes for each writer: with less than that, more writers only make more and smaller files.
@@ -33,7 +36,8 @@ const HASHED_COLUMNS: usize = 8;
 /// There are as many writers as the bytes scanned below make worth while, but at least one on each of `spread.tasks`.
 /// Rows of a single partition are dealt to them by a hash over their columns: that is the one exchange that both
 /// distributed lanes make a stage of (round-robin ones are dropped by Ballista and stay inside a task of
-/// datafusion-distributed). Rows that already come in several partitions are written where they are.
+/// datafusion-distributed). Rows that already come in several partitions are
+/// written where they are, unless `spread.deal`.
 ///
 /// # Errors
 /// [`Kind::Internal`](skep_common::Kind::Internal) if a hash over the columns cannot be planned.
@@ -47,8 +51,11 @@ pub fn plan_write(
     let per_task = wanted.clamp(tasks, tasks.saturating_mul(cores)).div_ceil(tasks);
     let per_task = NonZeroUsize::new(per_task).unwrap_or(NonZeroUsize::MIN);
     let one = input.output_partitioning().partition_count() == 1;
-    let input = if one && tasks * per_task.get() > 1 { deal(input, per_task)? } else { input };
-    Ok(Arc::new(WriteExec::new(input, target, per_task)))
+    let input =
+        if (one || spread.deal) && tasks * per_task.get() > 1 { deal(input, per_task)? } else { input };
+    let write: Arc<dyn ExecutionPlan> = Arc::new(WriteExec::new(input, target, per_task));
+    // Reports of several tasks meet above the write, even if each task has one partition.
+    Ok(if tasks > 1 { Arc::new(CoalescePartitionsExec::new(write)) } else { write })
 }
 
 /// A hash repartition over the columns of `input`.

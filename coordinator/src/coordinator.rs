@@ -1,0 +1,181 @@
+//! The coordinator of one cluster: what its sessions share.
+
+use std::collections::BTreeMap;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use object_store::path::Path;
+use parking_lot::Mutex;
+use skep_cluster::membership::Members;
+use skep_common::{Error, NodeId, Result};
+use skep_engine::Environment;
+use skep_engine::environment::Locate;
+use skep_store::{SKEP_URL, SkepStore};
+
+use crate::lanes::{Lanes, Ran};
+use crate::session::Session;
+
+/// What a coordinator is made of. `src` builds the parts.
+pub struct Config {
+    /// Catalog, memory and stores.
+    pub environment: Environment,
+    /// Where plans run.
+    pub lanes: Lanes,
+    /// The workers that are alive.
+    pub members: Members,
+}
+
+/// The coordinator of one cluster. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Coordinator(pub(crate) Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) environment: Arc<Environment>,
+    pub(crate) lanes: Lanes,
+    pub(crate) members: Members,
+    /// Where the catalog's data path lies.
+    pub(crate) root: DataRoot,
+    ready: AtomicBool,
+    tasks: Mutex<BTreeMap<NodeId, u64>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("root", &self.root)
+            .field("members", &self.members)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Coordinator {
+    /// A coordinator over `config`. It takes statements at once.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) if the catalog's data path is not one that is understood.
+    pub fn new(config: Config) -> Result<Self> {
+        let Config { environment, lanes, members } = config;
+        let root = DataRoot::parse(environment.catalog.data_path())?;
+        let environment = Arc::new(environment);
+        Ok(Self(Arc::new(Shared {
+            environment,
+            lanes,
+            members,
+            root,
+            ready: AtomicBool::new(true),
+            tasks: Mutex::default(),
+        })))
+    }
+
+    /// Opens a session for `user`. It ends when its last clone is dropped.
+    pub fn open_session(&self, user: &str) -> Session {
+        Session::new(Arc::clone(&self.0), user)
+    }
+
+    /// Whether it takes statements.
+    pub fn ready(&self) -> bool {
+        self.0.ready.load(Ordering::Acquire)
+    }
+
+    /// Refuses new statements; those that run go on.
+    pub fn drain(&self) {
+        self.0.ready.store(false, Ordering::Release);
+    }
+
+    /// Tasks that each worker was given since the coordinator started.
+    pub fn tasks(&self) -> BTreeMap<NodeId, u64> {
+        self.0.tasks.lock().clone()
+    }
+
+    /// The workers that are alive.
+    pub fn members(&self) -> &Members {
+        &self.0.members
+    }
+}
+
+impl Shared {
+    /// Counts the tasks of a run that has ended.
+    pub(crate) fn count_tasks(&self, ran: &Ran) {
+        let mut tasks = self.tasks.lock();
+        for (node, count) in ran.tasks() {
+            *tasks.entry(node).or_default() += count as u64;
+        }
+    }
+
+    pub(crate) fn tasks_of(&self, node: &NodeId) -> u64 {
+        self.tasks.lock().get(node).copied().unwrap_or(0)
+    }
+}
+
+/// The store and folder that a catalog's data path names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DataRoot {
+    pub(crate) store: ObjectStoreUrl,
+    pub(crate) folder: Path,
+}
+
+impl DataRoot {
+    fn parse(data_path: &str) -> Result<Self> {
+        let wrong = |e: Box<dyn std::error::Error + Send + Sync>| {
+            Error::invalid(format!("the catalog's data path '{data_path}' is not understood"))
+                .hint("it is skep://blocks/ or an absolute folder")
+                .source(e)
+        };
+        let (store, folder) = match data_path.split_once("://") {
+            Some((scheme, rest)) => {
+                let (authority, folder) = rest.split_once('/').unwrap_or((rest, ""));
+                (format!("{scheme}://{authority}"), Path::from(folder))
+            }
+            None => {
+                let folder =
+                    Path::from_absolute_path(FilePath::new(data_path)).map_err(|e| wrong(e.into()))?;
+                ("file:///".to_owned(), folder)
+            }
+        };
+        let store = ObjectStoreUrl::parse(&store).map_err(|e| wrong(e.into()))?;
+        Ok(Self { store, folder })
+    }
+
+    /// A folder of the catalog, given relative to its data path.
+    pub(crate) fn join(&self, relative: &str) -> Path {
+        relative
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .fold(self.folder.clone(), |path, part| path.join(part))
+    }
+}
+
+/// Where the replicated store has the files of a scan.
+#[derive(Debug, Clone)]
+pub struct StoreLocator(pub SkepStore);
+
+#[async_trait]
+impl Locate for StoreLocator {
+    async fn locate(&self, store: &ObjectStoreUrl, paths: &[Path]) -> Result<Vec<Vec<NodeId>>> {
+        if store.as_str().trim_end_matches('/') != SKEP_URL {
+            return Ok(vec![Vec::new(); paths.len()]);
+        }
+        self.0.locations(paths).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_paths_name_a_store_and_a_folder() {
+        for (text, store, table) in [
+            ("skep://blocks/", "skep://blocks/", "main/t"),
+            ("/srv/skep/files/", "file:///", "srv/skep/files/main/t"),
+            ("file:///srv/x/", "file:///", "srv/x/main/t"),
+        ] {
+            let root = DataRoot::parse(text).unwrap();
+            assert_eq!((root.store.as_str(), root.join("main/t/").as_ref()), (store, table), "{text}");
+        }
+        assert!(DataRoot::parse("relative/folder").is_err());
+    }
+}

@@ -1,0 +1,114 @@
+//! CREATE and DROP without rows, and SET.
+
+use skep_catalog::Change;
+use skep_common::{Error, Result};
+use skep_engine::Statement;
+use skep_engine::sql::{CreateExternal, CreateTable, CreateView};
+
+use super::{Run, ddl};
+use crate::commit::autocommit;
+use crate::session::Outcome;
+
+impl Run {
+    /// A statement that changes names only.
+    pub(super) async fn define(self, statement: Statement) -> Result<Outcome> {
+        let tag = statement.tag().unwrap_or("OK");
+        let catalog = &self.shared.environment.catalog;
+        let (author, schema) = (self.author(), self.settings.schema());
+        match statement {
+            Statement::CreateSchema { name, if_not_exists } => {
+                autocommit(catalog, &author, |base| ddl::create_schema(base, &name, if_not_exists)).await?;
+            }
+            Statement::DropSchema { name, if_exists, cascade } => {
+                autocommit(catalog, &author, |base| ddl::drop_schema(base, &name, if_exists, cascade))
+                    .await?;
+            }
+            Statement::DropTable { names, if_exists } => {
+                autocommit(catalog, &author, |base| ddl::drop_named(base, schema, &names, if_exists, false))
+                    .await?;
+            }
+            Statement::DropView { names, if_exists } => {
+                autocommit(catalog, &author, |base| ddl::drop_named(base, schema, &names, if_exists, true))
+                    .await?;
+            }
+            Statement::CreateTable(create) => self.create_table(&create).await?,
+            Statement::CreateView(create) => self.create_view(&create).await?,
+            Statement::CreateExternal(create) => self.create_external(&create).await?,
+            other => return Err(Error::internal(format!("{other:?} does not define anything"))),
+        }
+        Ok(self.done(tag, None))
+    }
+
+    async fn create_table(&self, create: &CreateTable) -> Result<()> {
+        let columns = self.planner(self.snapshot().await?).await?.create_table(create).await?;
+        let schema = create.name.schema_or(self.settings.schema());
+        autocommit(&self.shared.environment.catalog, &self.author(), |base| {
+            let room =
+                ddl::make_room(base, schema, &create.name, create.if_not_exists, create.or_replace, false)?;
+            Ok(room.map_or_else(Vec::new, |mut changes| {
+                let comment = create.comment.clone();
+                changes.push(ddl::create_table(schema, &create.name.name, columns.clone(), comment).0);
+                changes
+            }))
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn create_view(&self, create: &CreateView) -> Result<()> {
+        // Planned once, so that a view that cannot be read is never made.
+        let planner = self.planner(self.snapshot().await?).await?;
+        let view = planner.create_view(create).await?;
+        let schema = create.name.schema_or(self.settings.schema());
+        autocommit(&self.shared.environment.catalog, &self.author(), |base| {
+            let room =
+                ddl::make_room(base, schema, &create.name, create.if_not_exists, create.or_replace, true)?;
+            Ok(room.map_or_else(Vec::new, |mut changes| {
+                changes.push(Change::PutView {
+                    schema: schema.to_owned(),
+                    name: create.name.name.clone(),
+                    sql: view.sql.clone(),
+                    column_aliases: view.columns.clone(),
+                    or_replace: create.or_replace,
+                });
+                changes
+            }))
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn create_external(&self, create: &CreateExternal) -> Result<()> {
+        let planner = self.planner(self.snapshot().await?).await?;
+        let (columns, external) = planner.create_external(create).await?;
+        let schema = create.name.schema_or(self.settings.schema());
+        autocommit(&self.shared.environment.catalog, &self.author(), |base| {
+            let room =
+                ddl::make_room(base, schema, &create.name, create.if_not_exists, create.or_replace, false)?;
+            Ok(room.map_or_else(Vec::new, |mut changes| {
+                changes.push(Change::PutExternal {
+                    schema: schema.to_owned(),
+                    name: create.name.name.clone(),
+                    columns: columns.clone(),
+                    external: external.clone(),
+                    comment: create.comment.clone(),
+                    or_replace: false,
+                });
+                changes
+            }))
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// `SET`, for the rest of the session.
+    pub(super) async fn set(&self, name: &str, value: Option<&str>) -> Result<Outcome> {
+        let mut wanted = self.settings.clone();
+        wanted.set(name, value)?;
+        if wanted.schema() != self.settings.schema() {
+            ddl::require_schema(&*self.snapshot().await?, wanted.schema(), None)?;
+        }
+        self.session.settings.lock().set(name, value)?;
+        Ok(self.done("SET", None))
+    }
+}

@@ -1,0 +1,102 @@
+//! EXPLAIN: what would happen, or what happened.
+
+use std::sync::Arc;
+
+use arrow::array::StringArray;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::scalar::ScalarValue;
+use skep_common::{Error, Result};
+use skep_engine::Statement;
+use skep_engine::write::WriteTarget;
+
+use super::Run;
+use super::query::lane;
+use crate::lanes::Job;
+use crate::session::Outcome;
+
+/// One row for each part of the plan.
+pub(super) fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("plan_type", DataType::Utf8, false),
+        Field::new("plan", DataType::Utf8, false),
+    ]))
+}
+
+impl Run {
+    pub(super) async fn explain(
+        self,
+        statement: Statement,
+        analyze: bool,
+        verbose: bool,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome> {
+        if analyze && statement.tag().is_some() {
+            return Err(Error::unsupported(
+                "EXPLAIN ANALYZE runs the statement, and only queries can be run for it",
+            )
+            .hint("run EXPLAIN ANALYZE on the query inside, or EXPLAIN without ANALYZE"));
+        }
+        let planner = self.planner(self.snapshot().await?).await?.with_parameters(parameters);
+        let Some(plan) = planner.plan(&statement).await? else {
+            return Err(Error::invalid("this statement has no plan").hint("EXPLAIN shows queries and writes"));
+        };
+        let logical = match planner.state().optimize(&plan) {
+            Ok(optimised) if !verbose => skep_engine::explain::logical(&optimised),
+            Ok(optimised) => format!(
+                "{}\n-- optimised\n{}",
+                skep_engine::explain::logical(&plan),
+                skep_engine::explain::logical(&optimised)
+            ),
+            Err(e) => return Err(skep_engine::error::from_datafusion(e)),
+        };
+        let job = Job {
+            state: planner.state().clone(),
+            logical: plan,
+            write: self.explained_target(&statement, &planner).await?,
+            lane: lane(&self.settings),
+            query: self.query,
+        };
+        let physical = if analyze {
+            self.shared.lanes.analyze(job).await?
+        } else {
+            self.shared.lanes.explain(&job).await?
+        };
+        let mut parts = vec![("logical_plan", logical), ("physical_plan", physical)];
+        let scans = skep_engine::explain::scans(&planner.reports());
+        if !scans.is_empty() {
+            parts.push(("scans", scans));
+        }
+        let types: StringArray = parts.iter().map(|(name, _)| Some(*name)).collect();
+        let texts: StringArray = parts.iter().map(|(_, text)| Some(text.as_str())).collect();
+        let batch = RecordBatch::try_new(schema(), vec![Arc::new(types), Arc::new(texts)])
+            .map_err(|e| Error::internal("the plan does not fit its schema").source(e))?;
+        self.rows(schema(), vec![batch])
+    }
+
+    /// Where a statement that writes would write to.
+    async fn explained_target(
+        &self,
+        statement: &Statement,
+        planner: &skep_engine::Planner,
+    ) -> Result<Option<WriteTarget>> {
+        let root = &self.shared.root;
+        let (folder, columns) = match statement {
+            Statement::Insert(insert) => {
+                let table = planner.writable(&insert.table)?;
+                (table.path.clone(), table.columns.clone())
+            }
+            Statement::CopyInto(copy) => {
+                let table = planner.writable(&copy.table)?;
+                (table.path.clone(), table.columns.clone())
+            }
+            Statement::CreateTableAs(create) => {
+                let schema = create.name.schema_or(self.settings.schema());
+                let folder = planner.snapshot().path_of_new_table(schema, &create.name.name);
+                (folder, planner.create_table_as(create).await?.columns)
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(WriteTarget::new(&root.store, &root.join(&folder), columns)))
+    }
+}

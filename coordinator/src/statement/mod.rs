@@ -1,0 +1,125 @@
+//! Statements: what each kind does between its text and its outcome.
+//!
+//! ```text
+//! query.rs   SELECT, EXPLAIN          plan -> lane -> rows
+//! write.rs   INSERT, CTAS, COPY INTO  plan -> lane -> files and completions -> one commit
+//! ddl.rs     CREATE, DROP             snapshot -> changes -> one commit
+//! SHOW and DESCRIBE are the planner's: snapshot or settings -> rows
+//! ```
+
+mod ddl;
+mod define;
+mod explain;
+mod query;
+mod write;
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::physical_plan::memory::MemoryStream;
+use datafusion::scalar::ScalarValue;
+use skep_catalog::Snapshot;
+use skep_common::{Error, QueryId, Result};
+use skep_engine::planner::Planner;
+use skep_engine::settings::Settings;
+use skep_engine::{Parsed, Statement};
+
+use crate::commit::Author;
+use crate::coordinator::Shared;
+use crate::session::{Description, Done, Inner, Outcome, Rows, Session, StatementKind};
+use crate::system;
+
+/// One statement on its way: the session's settings as they were when it came, and an id of its own.
+pub(crate) struct Run {
+    shared: Arc<Shared>,
+    session: Arc<Inner>,
+    settings: Settings,
+    query: QueryId,
+    text: String,
+}
+
+impl Run {
+    pub(crate) fn new(session: &Session, parsed: &Parsed) -> Self {
+        let inner = &session.0;
+        Self {
+            shared: Arc::clone(&inner.shared),
+            session: Arc::clone(inner),
+            settings: inner.settings.lock().clone(),
+            query: QueryId::generate(),
+            text: parsed.text.clone(),
+        }
+    }
+
+    /// What `statement` is, without running it.
+    pub(crate) async fn describe(&self, statement: &Statement) -> Result<Description> {
+        if let Statement::Query(query) = statement {
+            return self.describe_query(query).await;
+        }
+        let empty = Arc::new(Schema::empty());
+        if let Some((query, snapshot)) = self.source_of(statement).await? {
+            let parameters = self.parameters_of(query, snapshot).await?;
+            return Ok(Description { kind: StatementKind::Update, schema: empty, parameters });
+        }
+        let (kind, schema) = match statement.tag() {
+            Some(_) => (StatementKind::Update, Arc::clone(&empty)),
+            None => (StatementKind::Query, shown_schema(statement)?),
+        };
+        Ok(Description { kind, schema, parameters: empty })
+    }
+
+    /// Runs `statement` once.
+    pub(crate) async fn execute(self, statement: Statement, parameters: Vec<ScalarValue>) -> Result<Outcome> {
+        tracing::debug!(query = %self.query, "statement");
+        match statement {
+            Statement::Query(query) => self.query(&query, parameters).await,
+            Statement::Explain { analyze, verbose, inner } => {
+                self.explain(*inner, analyze, verbose, parameters).await
+            }
+            Statement::Insert(insert) => self.insert(insert, parameters).await,
+            Statement::CreateTableAs(create) => self.create_table_as(create, parameters).await,
+            Statement::CopyInto(copy) => self.copy_into(copy).await,
+            Statement::CopyTo(copy) => self.copy_to(copy, parameters).await,
+            Statement::Set { name, value } => self.set(&name, value.as_deref()).await,
+            ref other if other.tag().is_none() => {
+                let shown = self.planner(self.snapshot().await?).await?.show(other).await?;
+                self.rows(shown_schema(other)?, shown.into_iter().collect())
+            }
+            other => self.define(other).await,
+        }
+    }
+
+    async fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        self.shared.environment.catalog.snapshot().await
+    }
+
+    /// A planner over `snapshot`, which knows the tables of schema `system` as well.
+    async fn planner(&self, snapshot: Arc<Snapshot>) -> Result<Planner> {
+        let planner = Planner::new(Arc::clone(&self.shared.environment), snapshot, &self.settings).await?;
+        Ok(planner.with_tables(system::SCHEMA, system::tables(&self.shared)?))
+    }
+
+    fn author(&self) -> Author {
+        Author { user: self.session.user.clone(), statement: self.text.clone(), query: self.query }
+    }
+
+    fn done(&self, tag: &'static str, rows: Option<u64>) -> Outcome {
+        Outcome::Done(Done { query: self.query, tag, rows })
+    }
+
+    /// Rows that are known already.
+    fn rows(&self, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<Outcome> {
+        let stream = MemoryStream::try_new(batches, Arc::clone(&schema), None);
+        let stream = stream.map_err(skep_engine::error::from_datafusion)?;
+        Ok(Outcome::Rows(Rows { query: self.query, schema, stream: Box::pin(stream) }))
+    }
+}
+
+/// The schema of a statement that shows something.
+fn shown_schema(statement: &Statement) -> Result<SchemaRef> {
+    if let Statement::Explain { .. } = statement {
+        return Ok(explain::schema());
+    }
+    let schema = skep_engine::show::schema(statement);
+    schema.ok_or_else(|| Error::unsupported("this statement shows nothing yet"))
+}

@@ -1,0 +1,208 @@
+//! Statements that add rows: plan, run, collect what the workers wrote, commit once.
+//!
+//! The files of a write that fails stay in the store without a snapshot that names them; they are deleted here where the
+//! failure is known, and otherwise are orphans for a later collection.
+
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::UInt64Type;
+use arrow::record_batch::RecordBatch;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::scalar::ScalarValue;
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use skep_catalog::{Change, Column, NewFile, Snapshot, TableRef};
+use skep_common::Result;
+use skep_engine::error::from_datafusion;
+use skep_engine::planner::{NewTable, Planner, WriteInput};
+use skep_engine::sql::{CopyInto, CopyTo, CreateTableAs, Insert};
+use skep_engine::write::{WriteTarget, collect_report};
+
+use super::{Run, ddl};
+use crate::commit::{next_attempt, publish};
+use crate::lanes::{Job, Lane, Ran};
+use crate::session::Outcome;
+
+/// Where the rows of a write come from.
+enum Source {
+    Insert(Insert, Vec<ScalarValue>),
+    Files(CopyInto),
+    NewTable(CreateTableAs, Vec<ScalarValue>),
+}
+
+/// Rows for a table, planned on one snapshot.
+struct Planned {
+    base: Arc<Snapshot>,
+    planner: Planner,
+    /// One column for each of the table, in its order.
+    rows: LogicalPlan,
+    columns: Vec<Column>,
+    /// Of the table, relative to the data path.
+    folder: String,
+    /// What comes before the rows in the same commit.
+    before: Vec<Change>,
+    table: TableRef,
+}
+
+impl Run {
+    pub(super) async fn insert(self, insert: Insert, parameters: Vec<ScalarValue>) -> Result<Outcome> {
+        let rows = self.write(&Source::Insert(insert, parameters)).await?;
+        Ok(self.done("INSERT", Some(rows.unwrap_or(0))))
+    }
+
+    pub(super) async fn copy_into(self, copy: CopyInto) -> Result<Outcome> {
+        let rows = self.write(&Source::Files(copy)).await?;
+        Ok(self.done("COPY", Some(rows.unwrap_or(0))))
+    }
+
+    pub(super) async fn create_table_as(
+        self,
+        create: CreateTableAs,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome> {
+        let rows = self.write(&Source::NewTable(create, parameters)).await?;
+        Ok(self.done("CREATE TABLE", rows))
+    }
+
+    pub(super) async fn copy_to(self, copy: CopyTo, parameters: Vec<ScalarValue>) -> Result<Outcome> {
+        let planner = self.planner(self.snapshot().await?).await?.with_parameters(parameters);
+        let job = Job {
+            state: planner.state().clone(),
+            logical: planner.copy_to(&copy).await?,
+            write: None,
+            // The file is the coordinator's, and one task writes it.
+            lane: Some(Lane::Local),
+            query: self.query,
+        };
+        let running = self.shared.lanes.run(job).await?;
+        let counts: Vec<RecordBatch> = running.stream.try_collect().await.map_err(from_datafusion)?;
+        let rows = counts
+            .iter()
+            .flat_map(|batch| batch.column(0).as_primitive::<UInt64Type>().values().iter())
+            .sum();
+        Ok(self.done("COPY", Some(rows)))
+    }
+
+    /// Plans, runs and commits; again on a later snapshot if another commit came in between. `None`: nothing to do.
+    async fn write(&self, source: &Source) -> Result<Option<u64>> {
+        let mut attempt = 0;
+        loop {
+            let planned = match source {
+                Source::Insert(insert, parameters) => Some(self.plan_insert(insert, parameters).await?),
+                Source::Files(copy) => Some(self.plan_copy(copy).await?),
+                Source::NewTable(create, parameters) => self.plan_create(create, parameters).await?,
+            };
+            let Some(planned) = planned else { return Ok(None) };
+            match self.write_once(planned, attempt).await {
+                Ok(rows) => return Ok(Some(rows)),
+                Err(error) => attempt = next_attempt(attempt, error).await?,
+            }
+        }
+    }
+
+    async fn write_once(&self, planned: Planned, attempt: u32) -> Result<u64> {
+        let Planned { base, planner, rows, columns, folder, before, table } = planned;
+        let root = &self.shared.root;
+        let directory = root.join(&folder);
+        let mut target = WriteTarget::new(&root.store, &directory, columns);
+        target.file_size = self.settings.file_size();
+        let files = self.run_write(&planner, rows, target).await?;
+        let written = files.iter().map(|file| file.rows).sum();
+        let mut changes = before;
+        let paths: Vec<Path> =
+            files.iter().map(|file| root.join(&format!("{folder}{}", file.path))).collect();
+        if !files.is_empty() {
+            changes.push(Change::Append { table, files });
+        }
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        let published =
+            publish(&self.shared.environment.catalog, base, &self.author(), attempt, changes).await;
+        if let Err(error) = published {
+            self.discard(paths).await;
+            return Err(error);
+        }
+        Ok(written)
+    }
+
+    /// Runs the write to its end; nothing is visible yet.
+    async fn run_write(
+        &self,
+        planner: &Planner,
+        rows: LogicalPlan,
+        target: WriteTarget,
+    ) -> Result<Vec<NewFile>> {
+        let job = Job {
+            state: planner.state().clone(),
+            logical: rows,
+            write: Some(target),
+            lane: super::query::lane(&self.settings),
+            query: self.query,
+        };
+        let running = self.shared.lanes.run(job).await?;
+        let ran: Ran = running.ran.clone();
+        *self.session.last.lock() = Some(ran.clone());
+        let reports: Vec<_> = running.stream.try_collect().await.map_err(from_datafusion)?;
+        self.shared.count_tasks(&ran);
+        collect_report(&reports)
+    }
+
+    /// Deletes files that no commit names. What cannot be deleted now is an orphan.
+    async fn discard(&self, paths: Vec<Path>) {
+        let Ok(store) = self.shared.environment.runtime.object_store(&self.shared.root.store) else { return };
+        for path in paths {
+            if let Err(error) = store.delete(&path).await {
+                tracing::debug!(%path, %error, "a file that no commit names stays behind");
+            }
+        }
+    }
+
+    async fn plan_insert(&self, insert: &Insert, parameters: &[ScalarValue]) -> Result<Planned> {
+        let planner = self.planner(self.snapshot().await?).await?.with_parameters(parameters.to_vec());
+        let input = planner.insert(insert).await?;
+        Ok(Planned::append(planner, input))
+    }
+
+    async fn plan_copy(&self, copy: &CopyInto) -> Result<Planned> {
+        let planner = self.planner(self.snapshot().await?).await?;
+        let input = planner.copy_into(copy).await?;
+        Ok(Planned::append(planner, input))
+    }
+
+    async fn plan_create(
+        &self,
+        create: &CreateTableAs,
+        parameters: &[ScalarValue],
+    ) -> Result<Option<Planned>> {
+        let base = self.snapshot().await?;
+        let schema = create.name.schema_or(self.settings.schema());
+        let room =
+            ddl::make_room(&base, schema, &create.name, create.if_not_exists, create.or_replace, false)?;
+        let Some(mut before) = room else { return Ok(None) };
+        let planner = self.planner(Arc::clone(&base)).await?.with_parameters(parameters.to_vec());
+        let NewTable { columns, plan: rows } = planner.create_table_as(create).await?;
+        let (change, table) =
+            ddl::create_table(schema, &create.name.name, columns.clone(), create.comment.clone());
+        before.push(change);
+        let folder = base.path_of_new_table(schema, &create.name.name);
+        Ok(Some(Planned { base, planner, rows, columns, folder, before, table }))
+    }
+}
+
+impl Planned {
+    fn append(planner: Planner, input: WriteInput) -> Self {
+        let WriteInput { table, plan: rows } = input;
+        Self {
+            base: Arc::clone(planner.snapshot()),
+            planner,
+            rows,
+            columns: table.columns.clone(),
+            folder: table.path.clone(),
+            before: Vec::new(),
+            table: TableRef::Existing(table.id),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What drivers list: schemas, tables and views with their columns.
+
+use std::sync::Arc;
+
+use skep_common::Result;
+use skep_engine::Planner;
+use skep_engine::names::{self, INFORMATION_SCHEMA};
+
+use crate::session::{Session, TableFilter, TableInfo, TableKind};
+use crate::system;
+
+pub(crate) async fn schemas(session: &Session) -> Result<Vec<String>> {
+    let snapshot = session.0.shared.environment.catalog.snapshot().await?;
+    let mut all: Vec<String> = snapshot.schemas().map(|schema| schema.name.clone()).collect();
+    all.extend([INFORMATION_SCHEMA.to_owned(), system::SCHEMA.to_owned()]);
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
+}
+
+pub(crate) async fn tables(session: &Session, filter: &TableFilter) -> Result<Vec<TableInfo>> {
+    let wanted =
+        |text: &str, pattern: &Option<String>| pattern.as_deref().is_none_or(|p| names::like(text, p));
+    let shared = &session.0.shared;
+    let base = shared.environment.catalog.snapshot().await?;
+    let settings = session.0.settings.lock().clone();
+    let planner = Planner::new(Arc::clone(&shared.environment), base, &settings).await?;
+    let snapshot = Arc::clone(planner.snapshot());
+    let mut found = Vec::new();
+    let info = |schema: &str, name: &str, kind, columns, comment| TableInfo {
+        catalog: names::CATALOG.to_owned(),
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+        kind,
+        columns,
+        comment,
+    };
+    for schema in snapshot.schemas().filter(|schema| wanted(&schema.name, &filter.schema)) {
+        for table in snapshot.tables(&schema.name).filter(|table| wanted(&table.name, &filter.table)) {
+            let (columns, comment) = (table.arrow_schema(), table.comment.clone());
+            found.push(info(&schema.name, &table.name, TableKind::Table, columns, comment));
+        }
+        for view in snapshot.views(&schema.name).filter(|view| wanted(&view.name, &filter.table)) {
+            match planner.columns_of(&schema.name, &view.name).await {
+                Ok(columns) => found.push(info(&schema.name, &view.name, TableKind::View, columns, None)),
+                // A view over a table that is gone: listing the others must go on.
+                Err(error) => tracing::debug!(view = view.name, error = error.report(), "not listed"),
+            }
+        }
+    }
+    if wanted(system::SCHEMA, &filter.schema) {
+        for (name, columns) in system::schemas() {
+            if wanted(name, &filter.table) {
+                found.push(info(system::SCHEMA, name, TableKind::System, columns, None));
+            }
+        }
+    }
+    found.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
+    Ok(found)
+}

@@ -1,0 +1,200 @@
+//! The data folder: its format, its lock, and where its server can be reached.
+//!
+//! ```text
+//! DIR/skep.json       {"format": 1, "store": "skep"}: what the folder holds
+//! DIR/lock            held by the process that serves the folder
+//! DIR/endpoint.json   where that process listens, for `skep sql --data DIR`
+//! DIR/catalog.sqlite  DIR/blocks.sqlite  DIR/worker-N/  DIR/files/
+//! ```
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use skep_common::{Error, Kind, Result};
+
+use crate::config::StoreKind;
+
+/// Version of the layout above. A folder of a newer one is refused.
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Format {
+    format: u32,
+    #[serde(default)]
+    store: StoreKind,
+}
+
+/// Whether `error` says that another process serves the folder.
+pub(crate) fn is_in_use(error: &Error) -> bool {
+    error.kind() == Kind::AlreadyExists
+}
+
+/// Where the server of a folder listens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Endpoint {
+    pub(crate) flight: String,
+    pub(crate) http: String,
+    pub(crate) pid: u32,
+}
+
+/// A locked data folder. Dropping it unlocks.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    store: StoreKind,
+    _lock: File,
+}
+
+impl Folder {
+    /// Creates or opens the folder and locks it. `store` is what a new folder will use, or what an existing one must.
+    ///
+    /// # Errors
+    /// [`Kind::AlreadyExists`] if another process serves it; [`Kind::Invalid`] if a newer version wrote it, if it is of
+    /// another store, or cannot be written.
+    pub(crate) fn open(path: &Path, store: Option<StoreKind>) -> Result<Self> {
+        let unusable = |e: std::io::Error| {
+            Error::invalid(format!("cannot use '{}' as a data folder", path.display()))
+                .hint("name a folder that this user may create and write")
+                .source(e)
+        };
+        std::fs::create_dir_all(path).map_err(unusable)?;
+        let path = path.canonicalize().map_err(unusable)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let served = endpoint(&path)
+                    .map(|e| format!(" (process {}, {})", e.pid, e.flight))
+                    .unwrap_or_default();
+                return Err(Error::already_exists(format!(
+                    "data folder '{}' is in use by another skep{served}",
+                    path.display()
+                ))
+                .hint("connect to it with 'skep sql --data DIR', stop it, or give this one another --data"));
+            }
+            Err(TryLockError::Error(e)) => return Err(unusable(e)),
+        }
+        let store = check_format(&path, store)?;
+        Ok(Self { path, store, _lock: lock })
+    }
+
+    /// The absolute path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where this folder's tables keep their files.
+    pub(crate) fn store(&self) -> StoreKind {
+        self.store
+    }
+
+    /// Tells `skep sql --data` where the server listens.
+    pub(crate) fn publish(&self, endpoint: &Endpoint) -> Result<()> {
+        let text = serde_json::to_string(endpoint)
+            .map_err(|e| Error::internal("cannot write the endpoint as JSON").source(e))?;
+        write_whole(&self.path.join("endpoint.json"), &text)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A stale file does no harm: whoever reads it finds the folder unlocked.
+        let _ = std::fs::remove_file(self.path.join("endpoint.json"));
+    }
+}
+
+/// Where the process that serves `path` listens, if one does and said so.
+pub(crate) fn endpoint(path: &Path) -> Option<Endpoint> {
+    let text = std::fs::read_to_string(path.join("endpoint.json")).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn check_format(path: &Path, wanted: Option<StoreKind>) -> Result<StoreKind> {
+    let file = path.join("skep.json");
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let store = wanted.unwrap_or_default();
+            let text = serde_json::to_string(&Format { format: FORMAT, store })
+                .map_err(|e| Error::internal("cannot write the folder's format as JSON").source(e))?;
+            write_whole(&file, &text)?;
+            return Ok(store);
+        }
+        Err(e) => return Err(Error::invalid(format!("cannot read '{}'", file.display())).source(e)),
+    };
+    let found: Format = serde_json::from_str(&text).map_err(|e| {
+        Error::new(Kind::Corrupt, format!("'{}' does not say what the folder holds", file.display()))
+            .hint("restore it from a backup; for a new folder give another --data")
+            .source(e)
+    })?;
+    if found.format > FORMAT {
+        return Err(Error::invalid(format!(
+            "data folder '{}' has format {}, this skep knows up to {FORMAT}",
+            path.display(),
+            found.format
+        ))
+        .hint("a newer skep wrote it; run that version"));
+    }
+    match wanted {
+        Some(wanted) if wanted != found.store => Err(Error::invalid(format!(
+            "the tables of '{}' lie in the {:?} store, not {wanted:?}",
+            path.display(),
+            found.store
+        ))
+        .hint("leave --store out, or give another --data")),
+        _ => Ok(found.store),
+    }
+}
+
+/// Replaces `path` by `text` in one step that survives a crash.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write()
+        .map_err(|e: std::io::Error| Error::invalid(format!("cannot write '{}'", path.display())).source(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch() -> PathBuf {
+        std::env::temp_dir().join(format!("skep-folder-{}", skep_common::QueryId::generate()))
+    }
+
+    #[test]
+    fn a_folder_is_served_once_and_remembers_its_store() {
+        let path = scratch();
+        let folder = Folder::open(&path, Some(StoreKind::File)).unwrap();
+        let second = Folder::open(&path, None).unwrap_err();
+        assert!(is_in_use(&second));
+        drop(folder);
+        assert_eq!(Folder::open(&path, None).unwrap().store(), StoreKind::File);
+        assert_eq!(Folder::open(&path, Some(StoreKind::Skep)).unwrap_err().kind(), Kind::Invalid);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn newer_and_broken_folders_are_refused_unchanged() {
+        let path = scratch();
+        std::fs::create_dir_all(&path).unwrap();
+        for (text, kind) in [("{\"format\": 99}", Kind::Invalid), ("garbage", Kind::Corrupt)] {
+            std::fs::write(path.join("skep.json"), text).unwrap();
+            assert_eq!(Folder::open(&path, None).unwrap_err().kind(), kind);
+            assert_eq!(std::fs::read_to_string(path.join("skep.json")).unwrap(), text);
+        }
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}
