@@ -81,7 +81,9 @@ def f4_insert_runs_exactly_once(connection):
 def an_insert_answers_with_its_count(connection):
     with connection.cursor() as cursor:
         cursor.execute(f"CREATE TABLE {SCHEMA}.counted AS SELECT 1 AS id")
-        assert rows(cursor, f"INSERT INTO {SCHEMA}.counted VALUES (2), (3)") == [(2,)]
+        cursor.execute(f"INSERT INTO {SCHEMA}.counted VALUES (2), (3)")
+        # Drivers that ask whether it is an update get a count, others a row with it.
+        assert cursor.rowcount == 2 or cursor.fetchall() == [(2,)], cursor.rowcount
 
 
 @check

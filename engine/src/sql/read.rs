@@ -21,15 +21,31 @@ pub(super) struct Reader<'a> {
     lines: Vec<usize>,
 }
 
+/// Makes each `?` the next of `$1`, `$2`, ...: drivers of Python, JDBC and ODBC write parameters so.
+fn number_parameters(tokens: &mut [TokenWithSpan]) {
+    let mut last = 0;
+    for token in tokens {
+        match &mut token.token {
+            Token::Placeholder(name) if name == "?" => {
+                last += 1;
+                *name = format!("${last}");
+            }
+            Token::SemiColon => last = 0,
+            _ => {}
+        }
+    }
+}
+
 impl<'a> Reader<'a> {
     pub(super) fn new(sql: &'a str) -> Result<Self> {
-        let tokens = Tokenizer::new(&SkepDialect, sql).tokenize_with_location().map_err(|error| {
+        let mut tokens = Tokenizer::new(&SkepDialect, sql).tokenize_with_location().map_err(|error| {
             let message = lower_first(&error.message);
             match names::from_location(error.location) {
                 Some(at) => Error::invalid(message).at(at),
                 None => Error::invalid(message),
             }
         })?;
+        number_parameters(&mut tokens);
         let parser =
             Parser::new(&SkepDialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens);
         let lines = std::iter::once(0).chain(sql.match_indices('\n').map(|(at, _)| at + 1)).collect();

@@ -198,3 +198,16 @@ fn queries_in_every_shape_are_queries() {
     assert!(matches!(one("DESCRIBE 'a.csv'"), Statement::Describe(Described::Query(_))));
     assert!(matches!(one("DESC lake.f"), Statement::Describe(Described::Table(_))));
 }
+
+#[test]
+fn question_marks_are_numbered_in_each_statement() {
+    let parsed = parse("SELECT ?, '?', ? ; SELECT ?").unwrap();
+    let shown: Vec<String> = parsed
+        .iter()
+        .map(|parsed| match &parsed.statement {
+            Statement::Query(query) => query.to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(shown, ["SELECT $1, '?', $2", "SELECT $1"]);
+}

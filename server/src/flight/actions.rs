@@ -91,7 +91,7 @@ pub(crate) async fn run(
             Some(result.as_any().encode_to_vec().into())
         }
         SET_OPTIONS => {
-            let result = set_options(&caller.lease, plain(&action)?);
+            let result = set_options(&caller.lease, plain(&action)?).await;
             Some(result.encode_to_vec().into())
         }
         GET_OPTIONS => Some(get_options(&caller.lease).encode_to_vec().into()),
@@ -170,14 +170,14 @@ fn statement_handle(ticket: &Ticket) -> Option<Bytes> {
 }
 
 /// The setting behind the session's schema.
-const SCHEMA_SETTING: &str = "schema";
+const SCHEMA_SETTING: &str = skep_engine::settings::SCHEMA;
 
-fn set_options(lease: &Lease, request: SetSessionOptionsRequest) -> SetSessionOptionsResult {
+async fn set_options(lease: &Lease, request: SetSessionOptionsRequest) -> SetSessionOptionsResult {
     let mut errors = std::collections::HashMap::new();
     for (name, value) in request.options {
         let set = match value.value {
             None => Err(Error::invalid("an option cannot be unset")),
-            Some(value) => set_option(lease, &name, &value.as_text()),
+            Some(value) => set_option(lease, &name, &value.as_text()).await,
         };
         if let Err(error) = set {
             tracing::debug!(option = name, error = error.report(), "session option refused");
@@ -192,11 +192,16 @@ fn set_options(lease: &Lease, request: SetSessionOptionsRequest) -> SetSessionOp
     SetSessionOptionsResult { errors }
 }
 
-fn set_option(lease: &Lease, name: &str, value: &str) -> Result<()> {
+async fn set_option(lease: &Lease, name: &str, value: &str) -> Result<()> {
     match name {
         "catalog" if value == CATALOG => Ok(()),
         "catalog" => Err(Error::invalid(format!("catalog '{value}' does not exist"))),
-        "schema" => lease.session.set(SCHEMA_SETTING, value),
+        "schema" | SCHEMA_SETTING => {
+            if !lease.session.schemas().await?.iter().any(|schema| schema == value) {
+                return Err(Error::invalid(format!("schema '{value}' does not exist")));
+            }
+            lease.session.set(SCHEMA_SETTING, value)
+        }
         name => lease.session.set(name, value),
     }
 }
