@@ -31,7 +31,16 @@ pub fn from_ref(error: &DataFusionError) -> Error {
     match error {
         DataFusionError::External(inner) => from_dyn(inner.as_ref()),
         DataFusionError::Shared(inner) => from_ref(inner),
-        DataFusionError::Diagnostic(diagnostic, inner) => diagnosed(diagnostic, from_ref(inner)),
+        DataFusionError::Diagnostic(diagnostic, inner) => {
+            let error = match inner.as_ref() {
+                // The diagnostic says it shorter.
+                DataFusionError::Plan(message) if Error::decode(message).is_none() => {
+                    text(Kind::Invalid, &diagnostic.message)
+                }
+                inner => from_ref(inner),
+            };
+            diagnosed(diagnostic, error)
+        }
         DataFusionError::Collection(errors) => match errors.first() {
             Some(first) => from_ref(first),
             None => Error::internal("an empty collection of errors"),
@@ -39,7 +48,8 @@ pub fn from_ref(error: &DataFusionError) -> Error {
         // Names of optimizer rules are no context for people.
         DataFusionError::Context(context, inner) => {
             let inner = from_ref(inner);
-            if context.contains(' ') { inner.context(tidy(context).0) } else { inner }
+            let of_rule = context.starts_with("Optimizer rule") || !context.contains(' ');
+            if !of_rule { inner.context(tidy(context).0) } else { inner }
         }
         DataFusionError::ArrowError(inner, _) => from_arrow(inner),
         DataFusionError::ParquetError(inner) => from_parquet(inner),

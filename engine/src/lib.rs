@@ -1,8 +1,8 @@
 //! From SQL and a catalog snapshot to plans that are valid on one node; our plan nodes and their codecs.
 //!
 //! ```text
-//! text --sql::parse--> Statement --Planner--> LogicalPlan --lane::physical--> ExecutionPlan
-//!                                  (one snapshot)            (per lane; the same rows)
+//! text --sql::parse--> Statement --Planner--> LogicalPlan --state()--> ExecutionPlan
+//!                                  (one snapshot)      (per lane; the same rows)
 //! ```
 //!
 //! # Invariants
@@ -21,7 +21,6 @@ pub mod explain;
 pub mod files;
 pub mod functions;
 pub mod guard;
-pub mod lane;
 pub mod names;
 pub mod placement;
 pub mod planner;
@@ -36,7 +35,6 @@ pub mod types;
 pub mod write;
 
 pub use environment::{Environment, Locate, Nowhere};
-pub use lane::{Lane, Physical, physical};
 pub use placement::{OnCoordinator, Replicas};
 pub use planner::{NewTable, Planner, ViewSpec, WriteInput, parameters};
 pub use scan::{Reports, ScanReport};

@@ -423,7 +423,17 @@ mod tests {
             error("datafusion.optimizer.prefer_hash_join", "perhaps"),
             error("datafusion.catalog.location", "x"),
         ];
-        insta::assert_snapshot!(errors.join("\n"), @"");
+        insta::assert_snapshot!(errors.join("\n"), @r#"
+        not_found: setting 'skep.exeuction' does not exist (hint: did you mean 'skep.execution'?)
+        not_found: setting 'skep.nosuch' does not exist (hint: SHOW SETTINGS lists them)
+        invalid: 'sideways' is not a way to execute (hint: use auto, local or pipelined)
+        unsupported: the durable lane is not part of this version (hint: use auto, local or pipelined; a statement that loses a worker fails and can be run again)
+        invalid: '0' is not a whole number from 1 to 1048576
+        invalid: 'Mars/Base' is not a time zone (hint: write an offset as in +02:00, or a name as in Europe/Vienna)
+        not_found: setting 'datafusion.execution.nosuch' does not exist (hint: did you mean 'datafusion.execution.batch_size'?)
+        invalid: 'perhaps' is not a value of the setting 'datafusion.optimizer.prefer_hash_join'
+        not_found: setting 'datafusion.catalog.location' does not exist (hint: SHOW SETTINGS lists them)
+        "#);
     }
 
     #[test]

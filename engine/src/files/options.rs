@@ -181,6 +181,14 @@ mod tests {
             parse(&[("compression", "rar")], "a.csv"),
         ]
         .map(|result| format!("{:?}", result.unwrap_err()));
-        insta::assert_snapshot!(errors.join("\n"), @"");
+        insta::assert_snapshot!(errors.join("\n"), @r#"
+        invalid: the format of 'README.md' is not known by its name (hint: names end in .parquet, .csv, .tsv, .json, .jsonl or .ndjson (and .gz, .zst, .bz2, .xz), or COPY and CREATE EXTERNAL TABLE name the format)
+        invalid: format 'xml' does not exist (hint: formats are csv, json and parquet)
+        invalid: option 'colour' does not exist (hint: options are format, compression, header, delimiter, sep, quote, escape, comment, null, multiline, sample)
+        invalid: option 'haeder' does not exist (hint: did you mean 'header'?)
+        invalid: option 'header' is for CSV files, and these are json
+        invalid: option 'delimiter' is one ASCII character, not 'ab'
+        invalid: 'rar' is not a compression (hint: auto, none, gzip, zstd, bzip2 or xz)
+        "#);
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{Array, ArrayRef, Float64Array};
+use datafusion::arrow::compute::kernels::cmp::neq;
 use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -136,6 +137,14 @@ fn cast_all(array: &ArrayRef, ty: &DataType, column: &str) -> Result<ArrayRef> {
             return Err(refused(array, at, ty, column).hint("ROUND(value) makes it whole"));
         }
     }
+    // A decimal with digits after the point is cut to a whole number by the cast.
+    if array.data_type().is_decimal() && ty.is_integer() {
+        let back = cast(&out, array.data_type()).map_err(|_| impossible())?;
+        let same = neq(&back, array).map_err(|_| impossible())?;
+        if let Some(at) = same.iter().position(|differs| differs == Some(true)) {
+            return Err(refused(array, at, ty, column).hint("ROUND(value) makes it whole"));
+        }
+    }
     Ok(out)
 }
 
@@ -177,11 +186,27 @@ mod tests {
                 true,
             ),
             run(
+                Decimal128Array::from(vec![10, 15]).with_precision_and_scale(4, 1).unwrap(),
+                DataType::Int8,
+                true,
+            ),
+            run(
                 Int32Array::from(vec![1]),
                 DataType::Struct(vec![Field::new("a", DataType::Int32, true)].into()),
                 true,
             ),
         ];
-        insta::assert_snapshot!(cases.join("\n"), @"");
+        insta::assert_snapshot!(cases.join("\n"), @r#"
+        '300' is not a value of column 'c', which is TINYINT
+        2 rows
+        '2.5' is not a value of column 'c', which is INTEGER
+        2 rows
+        'x' is not a value of column 'c', which is INTEGER
+        '2023-13-01' is not a value of column 'c', which is DATE
+        column 'c' is NOT NULL, and a row has NULL for it
+        1 rows
+        '1.5' is not a value of column 'c', which is TINYINT
+        column 'c' is STRUCT<a INTEGER>, and INTEGER cannot be turned into it
+        "#);
     }
 }

@@ -11,6 +11,7 @@
 mod catalog;
 mod constant;
 mod information;
+mod literals;
 mod references;
 mod tables;
 mod view;
@@ -36,7 +37,7 @@ use skep_catalog::Snapshot;
 use skep_common::{Error, Result};
 
 use crate::environment::Environment;
-use crate::scan::{Reports, ScanReport};
+use crate::scan::{Fresh, Reports, ScanReport};
 use crate::settings::Settings;
 use crate::sql::{CopySource, Name, Statement};
 use crate::types::Types;
@@ -72,9 +73,12 @@ impl Planner {
             .with_config(config)
             .with_runtime_env(Arc::clone(&environment.runtime))
             .with_catalog_list(Arc::clone(&catalogs) as _)
-            .with_type_planner(Arc::new(Types { views: settings.view_types() }));
+            .with_type_planner(Arc::new(Types { views: settings.view_types() }))
+            .with_analyzer_rule(Arc::new(Fresh(Arc::clone(&reports))));
         builder.scalar_functions().get_or_insert_default().extend(functions::all());
-        let state = builder.build();
+        let mut state = builder.build();
+        // The time of now() in the whole statement.
+        state.mark_start_execution();
         Ok(Self {
             environment,
             snapshot,
@@ -192,13 +196,14 @@ impl Planner {
             }
             plan => plan,
         };
-        match &self.parameters {
+        let plan = match &self.parameters {
             Some(values) => {
                 let values = ParamValues::from(values.clone());
-                plan.with_param_values(values).map_err(error::from_datafusion)
+                plan.with_param_values(values).map_err(error::from_datafusion)?
             }
-            None => Ok(plan),
-        }
+            None => plan,
+        };
+        literals::beside_floats(plan).map_err(error::from_datafusion)
     }
 
     /// The table or view that `name` names.

@@ -161,6 +161,6 @@ mod tests {
         )
         .unwrap();
         qualify(&mut query, "lake");
-        insta::assert_snapshot!(query.to_string(), @"");
+        insta::assert_snapshot!(query.to_string(), @r#"WITH c AS (SELECT * FROM "lake".a) SELECT *, (SELECT max(x) FROM "lake".d) FROM c, b.t, 'f.csv', range(3)"#);
     }
 }

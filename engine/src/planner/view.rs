@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast;
 use skep_catalog::ViewDef;
 use skep_common::{Error, Result};
 
-use super::{Planner, parameters, references, tables};
+use super::{Planner, literals, parameters, references, tables};
 use crate::sql::{CreateView, parse_query};
 use crate::{error, names};
 
@@ -66,7 +66,8 @@ async fn plan(planner: &Planner, view: &ViewDef, within: &mut Vec<String>) -> Re
     references::qualify(&mut query, &view.schema_name);
     tables::load(planner, &query, within).await?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(query)));
-    let plan = planner.state.statement_to_plan(statement).await.map_err(error::from_datafusion)?;
+    let plan = planner.state.statement_to_plan(statement).await;
+    let plan = plan.and_then(literals::beside_floats).map_err(error::from_datafusion)?;
     renamed(plan, &view.column_aliases)
 }
 

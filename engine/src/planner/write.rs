@@ -26,6 +26,9 @@ use crate::functions::assign;
 use crate::sql::{ColumnSpec, CopyInto, CopyTo, CreateExternal, CreateTable, CreateTableAs, Insert, Name};
 use crate::{error, names, types};
 
+/// Parameters that a statement may have.
+const PARAMETERS_MAX: usize = 65_535;
+
 /// Rows for a table that exists.
 #[derive(Debug, Clone)]
 pub struct WriteInput {
@@ -79,8 +82,8 @@ impl Planner {
         let plan = match &insert.source {
             Some(source) => {
                 let targets = targets(&table, insert.columns.as_deref())?;
-                let hints = hints(source, &targets)?;
-                let plan = self.typed(source, &hints).await?;
+                let (source, hints) = prepared(source, &table, &targets)?;
+                let plan = self.typed(&source, &hints).await?;
                 let given = plan.schema().fields().len();
                 if given != targets.len() {
                     return Err(count_error(&table, insert, given, targets.len()));
@@ -365,10 +368,58 @@ fn targets(table: &TableDef, columns: Option<&[ast::Ident]>) -> Result<Vec<usize
     Ok(found)
 }
 
-/// Types of `$1`, `$2`, ... that stand alone in VALUES: those of their columns.
-fn hints(source: &ast::Query, targets: &[usize]) -> Result<Vec<Option<ast::DataType>>> {
-    let _ = (source, targets);
-    Ok(Vec::new())
+/// `source` with what stands alone in VALUES made for the columns it goes to: numbers become floats for columns of
+/// floats, which other rows may give values that decimals do not have; and `$1`, `$2`, ... get the types of their columns.
+fn prepared(
+    source: &ast::Query,
+    table: &TableDef,
+    targets: &[usize],
+) -> Result<(ast::Query, Vec<Option<ast::DataType>>)> {
+    let mut source = source.clone();
+    let mut hints: Vec<Option<ast::DataType>> = Vec::new();
+    let schema = table.arrow_schema();
+    let ast::SetExpr::Values(values) = source.body.as_mut() else { return Ok((source, hints)) };
+    for row in &mut values.rows {
+        for (value, &target) in row.content.iter_mut().zip(targets) {
+            let ty = schema.field(target).data_type();
+            if let Some(at) = placeholder(value) {
+                if hints.len() < at {
+                    hints.resize(at, None);
+                }
+                hints[at - 1] = types::sql_type(ty).ok();
+            } else if ty.is_floating() && number(value) {
+                *value = ast::Expr::Cast {
+                    kind: ast::CastKind::Cast,
+                    expr: Box::new(value.clone()),
+                    data_type: ast::DataType::Double(ast::ExactNumberInfo::None),
+                    array: false,
+                    format: None,
+                };
+            }
+        }
+    }
+    Ok((source, hints))
+}
+
+/// The number of a parameter, from 1.
+fn placeholder(expr: &ast::Expr) -> Option<usize> {
+    match expr {
+        ast::Expr::Value(value) => match &value.value {
+            ast::Value::Placeholder(name) => {
+                name.strip_prefix('$')?.parse().ok().filter(|at| (1..=PARAMETERS_MAX).contains(at))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn number(expr: &ast::Expr) -> bool {
+    match expr {
+        ast::Expr::Value(value) => matches!(value.value, ast::Value::Number(..)),
+        ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus | ast::UnaryOperator::Plus, expr } => number(expr),
+        _ => false,
+    }
 }
 
 fn count_error(table: &TableDef, insert: &Insert, given: usize, wanted: usize) -> Error {

@@ -139,9 +139,14 @@ impl FileFacts for Bounds<'_> {
         self.bounds(column, true)
     }
 
+    /// Known only where values and NULLs make up the rows: a column without bounds may count all rows as both.
     fn nulls(&self, column: &str) -> Option<UInt64Array> {
         let (column, stats) = self.stats(column)?;
-        (!column.ty.is_nested()).then(|| stats.map(|stats| stats.map(|stats| stats.nulls)).collect())
+        let counts = stats.zip(self.files).map(|(stats, file)| {
+            let stats = stats?;
+            (stats.values + stats.nulls == file.rows).then_some(stats.nulls)
+        });
+        (!column.ty.is_nested()).then(|| counts.collect())
     }
 
     fn rows(&self) -> Option<UInt64Array> {

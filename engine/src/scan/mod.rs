@@ -18,4 +18,5 @@ mod report;
 pub(crate) use bounds::Bounds;
 pub(crate) use groups::groups;
 pub(crate) use keep::{FileFacts, keep};
+pub(crate) use report::Fresh;
 pub use report::{Reports, ScanReport};

@@ -1,7 +1,12 @@
 //! What scans left out, for EXPLAIN.
 
 use std::fmt;
+use std::sync::Arc;
 
+use datafusion::config::ConfigOptions;
+use datafusion::error::Result;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::AnalyzerRule;
 use parking_lot::Mutex;
 use skep_common::ByteSize;
 
@@ -36,12 +41,27 @@ impl fmt::Display for ScanReport {
     }
 }
 
+/// Empties the reports whenever a plan is made anew: optimising comes before choosing files.
+#[derive(Debug)]
+pub(crate) struct Fresh(pub(crate) Arc<Reports>);
+
+impl AnalyzerRule for Fresh {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        self.0.clear();
+        Ok(plan)
+    }
+
+    fn name(&self) -> &str {
+        "fresh_scan_reports"
+    }
+}
+
 /// The reports of the plan that was made last. Lies in the session's extensions.
 #[derive(Debug, Default)]
 pub struct Reports(Mutex<Vec<ScanReport>>);
 
 impl Reports {
-    pub(crate) fn clear(&self) {
+    fn clear(&self) {
         self.0.lock().clear();
     }
 

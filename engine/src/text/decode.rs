@@ -14,7 +14,7 @@ use super::{Csv, Layout};
 
 /// A decoder of rows: push bytes, take batches.
 pub(crate) enum Rows {
-    Csv(CsvDecoder),
+    Csv(Box<CsvDecoder>),
     Json(JsonDecoder),
 }
 
@@ -34,7 +34,7 @@ impl Rows {
                 let builder = builder(csv, schema, first)
                     .with_batch_size(batch_size)
                     .with_projection(projection.to_vec());
-                Ok(Self::Csv(builder.build_decoder()))
+                Ok(Self::Csv(Box::new(builder.build_decoder())))
             }
             Layout::Json => {
                 let projected = Arc::new(schema.project(projection)?);

@@ -149,8 +149,8 @@ fn local(mut file: std::fs::File, start: u64, end: u64) -> BoxStream<'static, Re
 
 #[cfg(test)]
 mod tests {
-    use object_store::PutPayload;
     use object_store::memory::InMemory;
+    use object_store::{ObjectStoreExt, PutPayload};
 
     use super::*;
 

@@ -1,0 +1,89 @@
+//! Numbers with a point, beside floats.
+//!
+//! Such numbers are decimals, which compare digit by digit with decimal columns. DataFusion would make decimals of the
+//! floats beside them too, and lose what decimals cannot hold: large values, infinity, NaN. Here the literal gives way.
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::error::Result;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+
+/// Functions whose arguments take one type together.
+const ALIKE: [&str; 4] = ["coalesce", "greatest", "least", "nullif"];
+
+/// `plan` with every decimal literal that stands beside a float as a float.
+pub(super) fn beside_floats(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let done = plan.transform_up_with_subqueries(|plan| {
+        let schema = match &plan {
+            LogicalPlan::TableScan(scan) => scan.projected_schema.as_ref().clone(),
+            other => merge_schema(&other.inputs()),
+        };
+        let names = NamePreserver::new(&plan);
+        let done = plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            let done = expr.transform_up(|expr| Ok(rewrite(expr, &schema)))?;
+            Ok(done.update_data(|expr| name.restore(expr)))
+        })?;
+        // Types below may have changed too.
+        done.map_data(LogicalPlan::recompute_schema)
+    })?;
+    Ok(done.data)
+}
+
+fn rewrite(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    match expr {
+        Expr::BinaryExpr(mut binary) if !binary.op.is_logic_operator() => {
+            let changed = settle([binary.left.as_mut(), binary.right.as_mut()], schema);
+            with(Expr::BinaryExpr(binary), changed)
+        }
+        Expr::Between(mut between) => {
+            let all = [between.expr.as_mut(), between.low.as_mut(), between.high.as_mut()];
+            let changed = settle(all, schema);
+            with(Expr::Between(between), changed)
+        }
+        Expr::InList(mut list) => {
+            let changed = settle(std::iter::once(list.expr.as_mut()).chain(&mut list.list), schema);
+            with(Expr::InList(list), changed)
+        }
+        Expr::Case(mut case) => {
+            let whens = case.when_then_expr.iter_mut();
+            let (whens, thens): (Vec<&mut Expr>, Vec<&mut Expr>) =
+                whens.map(|(when, then)| (when.as_mut(), then.as_mut())).unzip();
+            let results = settle(thens.into_iter().chain(case.else_expr.as_deref_mut()), schema);
+            let compared = match case.expr.as_deref_mut() {
+                Some(base) => settle(std::iter::once(base).chain(whens), schema),
+                None => false,
+            };
+            with(Expr::Case(case), results || compared)
+        }
+        Expr::ScalarFunction(mut call) if ALIKE.contains(&call.func.name()) => {
+            let changed = settle(&mut call.args, schema);
+            with(Expr::ScalarFunction(call), changed)
+        }
+        other => Transformed::no(other),
+    }
+}
+
+fn with(expr: Expr, changed: bool) -> Transformed<Expr> {
+    if changed { Transformed::yes(expr) } else { Transformed::no(expr) }
+}
+
+/// Turns the decimal literals among `exprs` into floats if another of them is one. Whether it did.
+fn settle<'a>(exprs: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) -> bool {
+    let mut exprs: Vec<&mut Expr> = exprs.into_iter().collect();
+    let float = exprs.iter().any(|expr| expr.get_type(schema).is_ok_and(|ty| ty.is_floating()));
+    let mut changed = false;
+    for expr in &mut exprs {
+        if float
+            && let Expr::Literal(value @ ScalarValue::Decimal128(..), _) = &**expr
+            && let Ok(value) = value.cast_to(&DataType::Float64)
+        {
+            **expr = Expr::Literal(value, None);
+            changed = true;
+        }
+    }
+    changed
+}

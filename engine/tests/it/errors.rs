@@ -1,0 +1,57 @@
+use crate::fixture::Fixture;
+
+#[tokio::test]
+async fn names_that_do_not_exist_come_with_the_nearest() {
+    let fixture = Fixture::new().await;
+    fixture.run("CREATE TABLE warehouse.flights (id INT, carrier VARCHAR)").await.unwrap();
+    fixture.run("CREATE VIEW late AS SELECT id FROM warehouse.flights").await.unwrap();
+    let mut errors = Vec::new();
+    for sql in [
+        "SELECT *\nFROM warehouse.flihgts",
+        "SELECT * FROM flights",
+        "SELECT * FROM lait",
+        "SELECT * FROM nosuch.flights",
+        "SELECT * FROM warehous.flights",
+        "SELECT * FROM a.b.c",
+        "SELECT carier FROM warehouse.flights",
+        "SELECT f.nosuch FROM warehouse.flights AS f",
+        "SELECT nosuch(id) FROM warehouse.flights",
+        "SELECT * FROM nosuch(1)",
+        "SELECT id FROM warehouse.flights AS a JOIN warehouse.flights AS b ON a.id = b.id",
+        "SELECT id, count(*) FROM warehouse.flights",
+        "SELECT 'a' + 1",
+        "SELECT 1 / 0",
+        "SELECT CAST('x' AS INT)",
+        "SELECT * FROM information_schema.tabels",
+        "SELECT * FROM late FOR SYSTEM_TIME AS OF '2024-01-01'",
+        "INSERT INTO late VALUES (1)",
+        "CREATE VIEW v AS SELECT nosuch FROM late",
+        "DESCRIBE nosuch",
+        "SHOW TABLES FROM warehous",
+    ] {
+        errors.push(fixture.error(sql).await);
+    }
+    insta::assert_snapshot!(errors.join("\n"), @r#"
+    not_found: table 'warehouse.flihgts' does not exist (line 2, column 6) (hint: did you mean 'warehouse.flights'?)
+    not_found: table 'flights' does not exist (line 1, column 15) (hint: did you mean 'warehouse.flights'?)
+    not_found: table 'lait' does not exist (line 1, column 15) (hint: SHOW TABLES FROM main lists them)
+    not_found: schema 'nosuch' does not exist, so there is no table 'nosuch.flights' (line 1, column 15) (hint: schemas are lake, main, mart, warehouse)
+    not_found: schema 'warehous' does not exist, so there is no table 'warehous.flights' (line 1, column 15) (hint: did you mean 'warehouse.flights'?)
+    invalid: catalog 'a' does not exist (line 1, column 15) (hint: the catalog is named 'skep')
+    invalid: column 'carier' does not exist (line 1, column 8) (hint: did you mean 'carrier'?)
+    invalid: column 'f.nosuch' does not exist (line 1, column 8) (hint: columns are id, carrier)
+    invalid: invalid function 'nosuch' (line 1, column 8)
+    invalid: table function 'nosuch' not found
+    invalid: column 'id' is in more than one table (line 1, column 8) (hint: write the table before it, as in t.id)
+    invalid: 'warehouse.flights.id' must appear in GROUP BY clause because it's not an aggregate expression (line 1, column 8) (hint: either add 'warehouse.flights.id' to GROUP BY clause, or use an aggregate function like ANY_VALUE(warehouse.flights.id))
+    invalid: expressions have incompatible types
+    invalid: division by zero (hint: NULLIF(divisor, 0) gives NULL instead)
+    invalid: cannot cast string 'x' to value of Int32 type
+    not_found: table 'information_schema.tabels' does not exist (line 1, column 15) (hint: did you mean 'information_schema.tables'?)
+    unsupported: reading a table as of another time is not supported by this version (line 1, column 15)
+    invalid: 'late' is a view, and rows go into tables (line 1, column 13)
+    invalid: column 'nosuch' does not exist (line 1, column 25) (hint: columns are id)
+    not_found: table 'nosuch' does not exist (line 1, column 10) (hint: SHOW TABLES FROM main lists them)
+    not_found: schema 'warehous' does not exist (hint: did you mean 'warehouse'?)
+    "#);
+}

@@ -1,0 +1,11 @@
+//! SQL over a catalog and Parquet files in a folder of their own, run in this process.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by failing")]
+
+mod errors;
+mod external;
+mod fixture;
+mod meta;
+mod scan;
+mod travel;
+mod write;
