@@ -36,8 +36,8 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// A refusal that waiting cannot cure, of the coordinator or of `joined`: a wrong secret, another protocol, an id in
-/// use, blocks of another store; and whatever the first join
-/// gave when `first_wait` is over. Later on a coordinator that cannot be reached is tried for ever.
+/// use, blocks of another store; and whatever the first join gave when `first_wait` is over. Later on a coordinator that
+/// cannot be reached is tried for ever.
 pub async fn announce<F, Fut>(
     announcement: Announcement,
     first_wait: Duration,
