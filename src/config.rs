@@ -15,7 +15,6 @@ pub(crate) struct Config {
     pub(crate) coordinator: Coordinator,
     pub(crate) worker: Worker,
     pub(crate) cluster: Cluster,
-    pub(crate) store: skep_store::Config,
 }
 
 /// Table `[coordinator]`.

@@ -48,6 +48,10 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 /// How long calls under way may go on when a node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Calls on one connection at once. Every pair of tasks of every query holds one; hyper's own 200 would make queries wait for
+/// each other.
+const STREAMS_MAX: u32 = 1 << 20;
+
 /// A connection that adds the cluster secret to every call. Connects when first used, and again when broken.
 #[derive(Debug, Clone)]
 pub struct AuthChannel {
@@ -99,6 +103,7 @@ pub async fn serve(
     let serving = Server::builder()
         .http2_keepalive_interval(Some(config.keepalive_interval))
         .http2_keepalive_timeout(Some(config.keepalive_timeout))
+        .max_concurrent_streams(Some(STREAMS_MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .tcp_nodelay(true)

@@ -203,8 +203,8 @@ async fn fetch(
     let mut senders = Vec::with_capacity(partitions.len());
     let mut receivers = Vec::with_capacity(partitions.len());
     for _ in partitions.clone() {
-        // One place beyond the window for the end mark or the error.
-        let (sender, receiver) = mpsc::channel(WINDOW as usize + 1);
+        // Beyond the window, one place for the end mark and one for an error.
+        let (sender, receiver) = mpsc::channel(WINDOW as usize + 2);
         senders.push(Some(sender));
         receivers.push(receiver);
     }
@@ -245,16 +245,12 @@ async fn distribute(
                 };
                 let last = !matches!(kind, ReplyKind::Rows(_));
                 if let Some(sender) = slot {
-                    match sender.try_send(Ok(kind)) {
-                        Err(mpsc::error::TrySendError::Full(_)) => {
-                            break Error::internal(format!(
-                                "worker at {url} sent more than it was asked for"
-                            ));
-                        }
-                        // A consumer that stopped reading has said so.
-                        Err(mpsc::error::TrySendError::Closed(_)) => *slot = None,
-                        Ok(()) => {}
+                    let places = if last { 2 } else { 3 };
+                    if sender.capacity() < places && !sender.is_closed() {
+                        break Error::internal(format!("worker at {url} sent more than it was asked for"));
                     }
+                    // A consumer that stopped reading has said so; there is a place otherwise.
+                    let _ = sender.try_send(Ok(kind));
                 }
                 if last {
                     *slot = None;
@@ -270,7 +266,7 @@ async fn distribute(
         }
     };
     for sender in senders.into_iter().flatten() {
-        // The one place beyond the window is free: this partition had no end mark yet.
+        // The last place is free: this partition had no end mark yet.
         let _ = sender.try_send(Err(failure.clone()));
     }
 }

@@ -1,7 +1,10 @@
 //! Errors of DataFusion and of this program, each found again inside the other.
 
+use std::sync::Arc;
+
 use datafusion::error::DataFusionError;
 use skep_common::{Error, Kind};
+use tokio::task::JoinError;
 use url::Url;
 
 /// Wraps an error of ours, so that [`from_datafusion`] finds it again unchanged.
@@ -21,6 +24,13 @@ pub fn from_datafusion(error: &DataFusionError) -> Error {
         }
         if let Some(status) = cause.downcast_ref::<tonic::Status>() {
             return Error::from_status(status);
+        }
+        // DataFusion shares what a repartition's task died of between its outputs.
+        let ended = cause.downcast_ref::<JoinError>();
+        let ended = ended.or_else(|| cause.downcast_ref::<Arc<JoinError>>().map(AsRef::as_ref));
+        if let Some(ended) = ended.filter(|ended| ended.is_panic()) {
+            return Error::internal(format!("an operator panicked: {ended}"))
+                .hint("this is a bug in skep; the query did not finish, no part of it was committed");
         }
         next = cause.source();
     }
@@ -60,8 +70,6 @@ pub fn from_call(url: &Url, status: &tonic::Status) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]

@@ -7,6 +7,7 @@
 //! duckdb    DuckDB as a subprocess: the judge
 //! slt       SQL test files, run against a server
 //! tpch      TPC-H: data, queries, comparison of engines
+//! workers   workers on loopback in the test, and the lanes over them
 //! ```
 //!
 //! # Not here
@@ -18,6 +19,7 @@ pub mod process;
 pub mod rows;
 pub mod slt;
 pub mod tpch;
+pub mod workers;
 
 use std::path::{Path, PathBuf};
 

@@ -7,15 +7,23 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray};
+use arrow::datatypes::Schema;
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion_distributed::{ExecuteTaskRequest, MaybeEncoded, ProducerHead, TaskKey, Worker};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion_distributed::{
+    ExecuteTaskRequest, MaybeEncoded, ProducerHead, SetPlanRequest, TaskKey, Worker,
+};
 use futures::{FutureExt, Stream, StreamExt};
+use http::HeaderMap;
 use skep_cluster::failure::from_datafusion;
 use skep_cluster::proto::exchange::exchange_server::Exchange;
 use skep_cluster::proto::exchange::fetch_reply::Kind as ReplyKind;
@@ -26,6 +34,7 @@ use skep_common::{Error, Kind, NodeId, Result};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use url::Url;
 use uuid::Uuid;
 
 /// Serves the partitions of one worker's tasks.
@@ -33,11 +42,12 @@ pub(crate) struct Producer {
     worker: Worker,
     node: NodeId,
     running: Arc<AtomicUsize>,
+    sweeping: Arc<AtomicBool>,
 }
 
 impl Producer {
     pub(crate) fn new(worker: Worker, node: NodeId, running: Arc<AtomicUsize>) -> Self {
-        Self { worker, node, running }
+        Self { worker, node, running, sweeping: Arc::default() }
     }
 }
 
@@ -83,7 +93,8 @@ impl Exchange for Producer {
         }
         let control = control(inbound, start, gates);
         tasks.push(spawn("grant", control));
-        Ok(Response::new(Replies { outbound: ReceiverStream::new(outbound), tasks }))
+        let sweep = Sweep { worker: self.worker.clone(), due: Arc::clone(&self.sweeping) };
+        Ok(Response::new(Replies { outbound: ReceiverStream::new(outbound), tasks, sweep }))
     }
 }
 
@@ -92,6 +103,55 @@ pub(crate) struct Replies {
     outbound: ReceiverStream<std::result::Result<FetchReply, Status>>,
     #[expect(dead_code, reason = "held for their drop")]
     tasks: Vec<Task<()>>,
+    #[expect(dead_code, reason = "held for its drop")]
+    sweep: Sweep,
+}
+
+/// Makes a worker let go of the plans of queries that have ended.
+///
+/// datafusion-distributed keeps plans in a cache that drops what was removed only when something else happens to it. The
+/// plan of a cancelled query holds streams that were opened and never read, and with them tasks of other workers. So
+/// a while after a call has ended, something happens: a plan without rows comes and goes.
+struct Sweep {
+    worker: Worker,
+    due: Arc<AtomicBool>,
+}
+
+/// Longer than the cache waits before it looks at what was removed.
+const SWEEP_AFTER: Duration = Duration::from_millis(400);
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        if tokio::runtime::Handle::try_current().is_err() || self.due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (worker, due) = (self.worker.clone(), Arc::clone(&self.due));
+        let sweep = async move {
+            tokio::time::sleep(SWEEP_AFTER).await;
+            due.store(false, Ordering::Release);
+            if let Err(error) = touch(&worker).await {
+                tracing::debug!(%error, "plans of ended queries are let go of later");
+            }
+        };
+        spawn("let go of ended queries", sweep).detach();
+    }
+}
+
+async fn touch(worker: &Worker) -> datafusion::error::Result<()> {
+    let plan: Arc<dyn ExecutionPlan> = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+    let url = Url::parse("http://localhost:1").map_err(|e| DataFusionError::External(Box::new(e)))?;
+    let request = SetPlanRequest {
+        task_key: TaskKey { query_id: Uuid::now_v7(), stage_id: 0, task_number: 0 },
+        task_count: 1,
+        plan: MaybeEncoded::Decoded(plan),
+        work_unit_feed_declarations: Vec::new(),
+        target_worker_url: url,
+        query_start_time_ns: 0,
+    };
+    let mut answers =
+        worker.coordinator_channel(HeaderMap::new(), request, futures::stream::empty().boxed()).await?;
+    while answers.next().await.transpose()?.is_some() {}
+    Ok(())
 }
 
 impl Stream for Replies {

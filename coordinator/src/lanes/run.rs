@@ -154,7 +154,7 @@ fn culprit(error: &Error, workers: &[NodeInfo]) -> Option<NodeInfo> {
         return None;
     }
     let text = error.report();
-    workers.iter().find(|worker| text.contains(worker.url.as_str().trim_end_matches('/'))).cloned()
+    workers.iter().find(|worker| text.contains(worker.url.as_str())).cloned()
 }
 
 fn name(error: Error, worker: &NodeInfo) -> Error {

@@ -19,6 +19,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use skep_catalog::{Nans, NewFile, footer_size, nan_columns, stats_from_parquet, without_bounds};
 use skep_common::{Error, Result};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Compression, WriteTarget};
@@ -170,9 +171,7 @@ impl Drop for Files {
         let paths: Vec<Path> = self.done.iter().map(path).collect();
         clean_up("remove the files of a write that was cut short", async move {
             for path in paths {
-                if let Err(error) = store.delete(&path).await {
-                    tracing::warn!(%path, %error, "a file that no commit will name stays");
-                }
+                remove(&store, &path).await;
             }
         });
     }
@@ -238,13 +237,27 @@ impl Upload {
         self.tail[start..].copy_from_slice(&bytes[bytes.len() - keep..]);
     }
 
+    /// Makes the file appear. What finishes after nobody waits for it any more is removed again.
     async fn end(&mut self) -> object_store::Result<()> {
-        if let Some(parts) = self.parts.take() {
-            return parts.finish().await.map(drop);
-        }
+        let (sender, receiver) = oneshot::channel();
+        let (store, path) = (Arc::clone(&self.store), self.path.clone());
+        let waiting = Waiting { done: Some(receiver), store: Arc::clone(&store), path: path.clone() };
+        let parts = self.parts.take();
         let payload = PutPayload::from(std::mem::take(&mut self.buffer).freeze());
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        self.store.put_opts(&self.path, payload, options).await.map(drop)
+        let finish = async move {
+            let ended = match parts {
+                Some(parts) => parts.finish().await.map(drop),
+                None => {
+                    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+                    store.put_opts(&path, payload, options).await.map(drop)
+                }
+            };
+            if let Err(Ok(())) = sender.send(ended) {
+                remove(&store, &path).await;
+            }
+        };
+        skep_common::task::spawn("finish a file", finish).detach();
+        waiting.wait().await
     }
 
     fn explain(&self, error: object_store::Error) -> ParquetError {
@@ -278,6 +291,41 @@ impl Drop for Upload {
                 tracing::warn!(%path, %error, "an upload that was cut short stays open");
             }
         });
+    }
+}
+
+/// Somebody who waits for a file to be finished, and takes it back if they stop waiting.
+struct Waiting {
+    done: Option<oneshot::Receiver<object_store::Result<()>>>,
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+}
+
+impl Waiting {
+    async fn wait(mut self) -> object_store::Result<()> {
+        let Some(done) = &mut self.done else { return Ok(()) };
+        let ended = done.await;
+        self.done = None;
+        ended.unwrap_or_else(|gone| {
+            Err(object_store::Error::Generic { store: "write", source: Box::new(gone) })
+        })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(mut done) = self.done.take() else { return };
+        done.close();
+        if let Ok(Ok(())) = done.try_recv() {
+            let (store, path) = (Arc::clone(&self.store), self.path.clone());
+            clean_up("remove a file that nobody waited for", async move { remove(&store, &path).await });
+        }
+    }
+}
+
+async fn remove(store: &Arc<dyn ObjectStore>, path: &Path) {
+    if let Err(error) = store.delete(path).await {
+        tracing::warn!(%path, %error, "a file that no commit will name stays");
     }
 }
 
@@ -330,51 +378,5 @@ fn conform_array(
             Ok(Arc::new(MapArray::try_new(Arc::clone(entries), offsets, conformed, nulls, *ordered)?))
         }
         _ => arrow::compute::cast(array, wanted),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow::array::Float64Array;
-    use datafusion::execution::memory_pool::UnboundedMemoryPool;
-    use datafusion::execution::object_store::ObjectStoreUrl;
-    use object_store::memory::InMemory;
-    use parquet::file::reader::{FileReader, SerializedFileReader};
-    use skep_catalog::columns_from_arrow;
-
-    use super::*;
-
-    fn floats(values: &[f64]) -> RecordBatch {
-        let array: ArrayRef = Arc::new(Float64Array::from(values.to_vec()));
-        RecordBatch::try_from_iter([("x", array)]).unwrap()
-    }
-
-    /// Readers that skip row groups by bounds which leave out NaN lose rows.
-    #[tokio::test]
-    async fn files_with_nan_have_no_bounds_of_it() {
-        let batches = [floats(&[1.0, 2.0]), floats(&[3.0]), floats(&[f64::NAN, 4.0]), floats(&[5.0])];
-        let columns = columns_from_arrow(&batches[0].schema()).unwrap();
-        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let url = ObjectStoreUrl::parse("memory://").unwrap();
-        let target = Arc::new(WriteTarget::new(&url, &Path::from("t"), columns));
-        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
-        let mut files = Files::new(target, Arc::clone(&store), &pool).unwrap();
-        for batch in &batches {
-            files.write(batch).await.unwrap();
-        }
-        let done = files.finish().await.unwrap().to_vec();
-        files.reported();
-
-        let told: Vec<_> =
-            done.iter().map(|file| (file.rows, file.stats[0].nan, file.stats[0].max.clone())).collect();
-        assert_eq!(told, [(3, Some(false), Some("3.0".to_owned())), (3, Some(true), None)]);
-        assert_eq!((done[1].stats[0].values, done[1].stats[0].nulls), (3, 0));
-        for (file, bounded) in done.iter().zip([true, false]) {
-            let path = Path::from("t").join(file.path.as_str());
-            let bytes = store.get(&path).await.unwrap().bytes().await.unwrap();
-            let reader = SerializedFileReader::new(bytes).unwrap();
-            let has = reader.metadata().row_group(0).column(0).statistics().is_some();
-            assert_eq!(has, bounded, "{}", file.path);
-        }
     }
 }

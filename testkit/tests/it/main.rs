@@ -2,6 +2,10 @@
 
 mod flights;
 mod judge;
+mod lanes_codec;
+mod lanes_faults;
+mod lanes_rows;
+mod lanes_write;
 mod process;
 mod slt;
 mod tpch;
