@@ -1,9 +1,22 @@
 //! Rows that a client streams into a table.
 
-use datafusion::physical_plan::SendableRecordBatchStream;
-use skep_common::{Error, Result};
+use std::fmt;
+use std::sync::Arc;
 
-use crate::session::{Done, Session};
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use parking_lot::Mutex;
+use skep_common::{Error, Result};
+use skep_engine::error::{from_datafusion, to_datafusion};
+use skep_engine::names::quote;
+
+use crate::session::{Done, Outcome, Session};
+use crate::statement::Run;
+use crate::system;
 
 /// What to do with the table when it is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,17 +42,82 @@ pub struct Target {
     pub existing: Existing,
 }
 
+/// The table of schema `system` as which the statement that ingests reads the rows.
+pub(crate) const ROWS: &str = "$rows";
+
 impl Session {
     /// Writes `rows` to a table in one commit. Columns match by name; a column that `rows` lack takes its default.
     ///
-    /// An error in the stream, or dropping the future before the commit, leaves the table as it was.
+    /// An error in the stream, or dropping the future before the commit, leaves the table as it was. The rows are read
+    /// once, so a conflict with another commit is not retried.
     ///
     /// # Errors
     /// [`Kind::NotFound`](skep_common::Kind::NotFound) and [`Kind::AlreadyExists`](skep_common::Kind::AlreadyExists) as
     /// `target` says, [`Kind::Invalid`](skep_common::Kind::Invalid) for columns the table lacks or types that do not cast.
     pub async fn ingest(&self, target: &Target, rows: SendableRecordBatchStream) -> Result<Done> {
-        drop(rows);
-        Err(Error::unsupported(format!("rows cannot be streamed into table '{}' yet", target.table))
-            .hint("use COPY INTO with a file that the server reads"))
+        let columns = rows.schema();
+        if columns.fields().is_empty() {
+            return Err(Error::invalid("the rows have no columns"));
+        }
+        let snapshot = self.0.shared.environment.catalog.snapshot().await?;
+        let schema = match &target.schema {
+            Some(schema) => schema.clone(),
+            None => self.0.settings.lock().schema().to_owned(),
+        };
+        let exists = snapshot.table(&schema, &target.table).is_some();
+        let sql = statement(target, &schema, &columns, exists)?;
+        let parsed = skep_engine::parse_one(&sql)?;
+        let partition = Once { schema: Arc::clone(&columns), stream: Mutex::new(Some(rows)) };
+        let table = StreamingTable::try_new(columns, vec![Arc::new(partition)]).map_err(from_datafusion)?;
+        let run = Run::new(self, &parsed).with_given(Arc::new(table));
+        match run.execute(parsed.statement, Vec::new()).await? {
+            Outcome::Done(done) => Ok(Done { tag: "INSERT", ..done }),
+            Outcome::Rows(_) => Err(Error::internal("writing rows gave rows")),
+        }
+    }
+}
+
+/// The statement that does what `target` asks for.
+fn statement(target: &Target, schema: &str, columns: &Schema, exists: bool) -> Result<String> {
+    let shown = format!("{schema}.{}", target.table);
+    let table = format!("{}.{}", quote(schema), quote(&target.table));
+    let names = columns.fields().iter().map(|field| quote(field.name())).collect::<Vec<_>>().join(", ");
+    let select = format!("SELECT {names} FROM {}.{}", quote(system::SCHEMA), quote(ROWS));
+    match (exists, target.existing) {
+        (true, Existing::Append) => Ok(format!("INSERT INTO {table} ({names}) {select}")),
+        (true, Existing::Replace) => Ok(format!("CREATE OR REPLACE TABLE {table} AS {select}")),
+        (true, Existing::Fail) => {
+            Err(Error::already_exists(format!("table '{shown}' exists")).hint("append to it or replace it"))
+        }
+        (false, _) if target.create => Ok(format!("CREATE TABLE {table} AS {select}")),
+        (false, _) => {
+            Err(Error::not_found(format!("table '{shown}' does not exist")).hint("create it first"))
+        }
+    }
+}
+
+/// A stream as a partition that can be read once.
+struct Once {
+    schema: SchemaRef,
+    stream: Mutex<Option<SendableRecordBatchStream>>,
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Once").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+impl PartitionStream for Once {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        self.stream.lock().take().unwrap_or_else(|| {
+            let again = to_datafusion(Error::internal("streamed rows were read twice"));
+            let stream = futures::stream::iter([Err(again)]);
+            Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream))
+        })
     }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
 use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::scalar::ScalarValue;
 use skep_catalog::Snapshot;
@@ -28,7 +29,7 @@ use skep_engine::{Parsed, Statement};
 use crate::commit::Author;
 use crate::coordinator::Shared;
 use crate::session::{Description, Done, Inner, Outcome, Rows, Session, StatementKind};
-use crate::system;
+use crate::{ingest, system};
 
 /// One statement on its way: the session's settings as they were when it came, and an id of its own.
 pub(crate) struct Run {
@@ -37,6 +38,8 @@ pub(crate) struct Run {
     settings: Settings,
     query: QueryId,
     text: String,
+    /// Rows that came with the statement, once, as the table that [`ingest`](crate::ingest) names.
+    given: Option<Arc<dyn TableProvider>>,
 }
 
 impl Run {
@@ -48,7 +51,14 @@ impl Run {
             settings: inner.settings.lock().clone(),
             query: QueryId::generate(),
             text: parsed.text.clone(),
+            given: None,
         }
+    }
+
+    /// The statement reads `rows`, which can be read only once and only here.
+    pub(crate) fn with_given(mut self, rows: Arc<dyn TableProvider>) -> Self {
+        self.given = Some(rows);
+        self
     }
 
     /// What `statement` is, without running it.
@@ -96,7 +106,13 @@ impl Run {
     /// A planner over `snapshot`, which knows the tables of schema `system` as well.
     async fn planner(&self, snapshot: Arc<Snapshot>) -> Result<Planner> {
         let planner = Planner::new(Arc::clone(&self.shared.environment), snapshot, &self.settings).await?;
-        Ok(planner.with_tables(system::SCHEMA, system::tables(&self.shared)?))
+        let planner = planner.with_tables(system::SCHEMA, system::tables(&self.shared)?);
+        Ok(match &self.given {
+            None => planner,
+            Some(rows) => {
+                planner.with_tables(system::SCHEMA, vec![(ingest::ROWS.to_owned(), Arc::clone(rows))])
+            }
+        })
     }
 
     fn author(&self) -> Author {

@@ -97,6 +97,8 @@ impl Run {
             let Some(planned) = planned else { return Ok(None) };
             match self.write_once(planned, attempt).await {
                 Ok(rows) => return Ok(Some(rows)),
+                // The rows that came with the statement are read by now.
+                Err(error) if self.given.is_some() => return Err(error),
                 Err(error) => attempt = next_attempt(attempt, error).await?,
             }
         }
@@ -139,7 +141,7 @@ impl Run {
             state: planner.state().clone(),
             logical: rows,
             write: Some(target),
-            lane: super::query::lane(&self.settings),
+            lane: if self.given.is_some() { Some(Lane::Local) } else { super::query::lane(&self.settings) },
             query: self.query,
         };
         let running = self.shared.lanes.run(job).await?;
