@@ -1,5 +1,7 @@
 //! The doors over a real coordinator on one node, through the network.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod cancelling;
 mod http;
 mod ingest;
