@@ -67,6 +67,7 @@ impl Cluster {
             membership: skep_cluster::membership::Config::default(),
             shared_paths: Vec::new(),
             memory: Arc::clone(&memory),
+            store: skep_store::Config::default(),
             near: Some(near.clone()),
         })
         .await?;

@@ -15,6 +15,7 @@ pub(crate) struct Config {
     pub(crate) coordinator: Coordinator,
     pub(crate) worker: Worker,
     pub(crate) cluster: Cluster,
+    pub(crate) store: skep_store::Config,
 }
 
 /// Table `[coordinator]`.

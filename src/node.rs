@@ -27,7 +27,8 @@ use skep_engine::codec::Codec;
 use skep_engine::{Environment, Locate, Nowhere, runtime};
 use skep_store::keep::Keeper;
 use skep_store::near::Near;
-use skep_store::{Namespace, NamespaceClient, Nodes, Peers, SkepStore, Stores};
+use skep_store::probe::Race;
+use skep_store::{Namespace, NamespaceClient, Nodes, Peers, SKEP_URL, SkepStore, Stores};
 use skep_worker::{Tasks, Worker, node as worker_node, tasks};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +87,8 @@ pub(crate) struct CoordinatorOptions {
     pub(crate) membership: skep_cluster::membership::Config,
     pub(crate) shared_paths: Vec<PathBuf>,
     pub(crate) memory: Arc<dyn MemoryPool>,
+    /// How blocks are kept.
+    pub(crate) store: skep_store::Config,
     /// Reads blocks of workers in the same process without a network.
     pub(crate) near: Option<skep_store::local::InProcess>,
 }
@@ -109,7 +112,7 @@ impl CoordinatorNode {
         let catalog = Catalog::open(&options.catalog, OpenOptions::new(options.data_path)).await?;
         let members = Members::new(options.membership, Arc::clone(&clock));
         let nodes: Arc<dyn Nodes> = Arc::new(members.clone());
-        let store_config = skep_store::Config::default();
+        let store_config = options.store;
         let blocks = folder.join("blocks.sqlite");
         let namespace =
             Namespace::open(&blocks, store_config.clone(), Arc::clone(&nodes), Arc::clone(&clock)).await?;
@@ -132,6 +135,10 @@ impl CoordinatorNode {
         let mut shared_paths = options.shared_paths;
         let data_path = catalog.data_path().to_owned();
         let managed_here = !data_path.contains("://") || data_path.starts_with("file://");
+        if !data_path.starts_with(SKEP_URL) {
+            // The block store creates exclusively by construction, and has no workers yet to show it on.
+            stores.check_managed(&location(&data_path)?, Race::default()).await?;
+        }
         if managed_here {
             shared_paths.push(PathBuf::from(data_path.trim_start_matches("file://")));
         }
@@ -263,6 +270,7 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
         membership: config.cluster.membership.clone(),
         shared_paths: own.shared_paths.clone(),
         memory: runtime::memory(memory::budget(own.memory)),
+        store: config.store.clone(),
         near: None,
     })
     .await?;
@@ -297,7 +305,7 @@ pub(crate) async fn worker(args: Role) -> Result<ExitCode> {
         coordinator,
         secret,
         channel: config.cluster.channel,
-        store: skep_store::Config::default(),
+        store: config.store,
         memory: runtime::memory(memory::budget(own.memory)),
         join_timeout: JOIN_TIMEOUT,
         prepare: Arc::new(skep_engine::functions::register),
@@ -311,6 +319,15 @@ pub(crate) async fn worker(args: Role) -> Result<ExitCode> {
     }
     worker.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The URL of a place that the catalog names by a URL or a folder.
+fn location(data_path: &str) -> Result<Url> {
+    let wrong = || Error::invalid(format!("'{data_path}' is not a place for tables"));
+    if data_path.contains("://") {
+        return Url::parse(data_path).map_err(|e| wrong().source(e));
+    }
+    Url::from_directory_path(data_path).map_err(|()| wrong().hint("name the folder by its absolute path"))
 }
 
 /// The address other nodes use; one that means "any" must be named by `advertise`.

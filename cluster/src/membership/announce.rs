@@ -35,8 +35,9 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 /// forgot this worker. Ends when `stop` is cancelled, after leaving.
 ///
 /// # Errors
-/// A refusal that waiting cannot cure: a wrong secret, another protocol, an id in use; and whatever the first join
-/// gave when `first_wait` is over. Later on a coordinator that cannot be reached is tried for ever.
+/// A refusal that waiting cannot cure, of the coordinator or of `joined`: a wrong secret, another protocol, an id in
+/// use, blocks of another store; and whatever the first join gave when `first_wait` is over. Later on a coordinator that
+/// cannot be reached is tried for ever.
 pub async fn announce<F, Fut>(
     announcement: Announcement,
     first_wait: Duration,
@@ -54,6 +55,10 @@ where
         let joining = join_with_retry(&mut client, &announcement, patience.take(), &stop);
         let Some((incarnation, heartbeat)) = joining.await? else { return Ok(()) };
         if let Err(error) = joined().await {
+            // Such as a folder that belongs to another store: waiting does not cure it.
+            if matches!(error.kind(), Kind::Invalid | Kind::Denied) {
+                return Err(error);
+            }
             tracing::warn!(error = error.report(), "joined, but the follow-up failed; joining again");
             if pause(RETRY_MAX, &stop).await {
                 return Ok(());

@@ -380,3 +380,49 @@ fn conform_array(
         _ => arrow::compute::cast(array, wanted),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Float64Array;
+    use datafusion::execution::memory_pool::UnboundedMemoryPool;
+    use datafusion::execution::object_store::ObjectStoreUrl;
+    use object_store::memory::InMemory;
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use skep_catalog::columns_from_arrow;
+
+    use super::*;
+
+    fn floats(values: &[f64]) -> RecordBatch {
+        let array: ArrayRef = Arc::new(Float64Array::from(values.to_vec()));
+        RecordBatch::try_from_iter([("x", array)]).unwrap()
+    }
+
+    /// Readers that skip row groups by bounds which leave out NaN lose rows.
+    #[tokio::test]
+    async fn files_with_nan_have_no_bounds_of_it() {
+        let batches = [floats(&[1.0, 2.0]), floats(&[3.0]), floats(&[f64::NAN, 4.0]), floats(&[5.0])];
+        let columns = columns_from_arrow(&batches[0].schema()).unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let url = ObjectStoreUrl::parse("memory://").unwrap();
+        let target = Arc::new(WriteTarget::new(&url, &Path::from("t"), columns));
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        let mut files = Files::new(target, Arc::clone(&store), &pool).unwrap();
+        for batch in &batches {
+            files.write(batch).await.unwrap();
+        }
+        let done = files.finish().await.unwrap().to_vec();
+        files.reported();
+
+        let told: Vec<_> =
+            done.iter().map(|file| (file.rows, file.stats[0].nan, file.stats[0].max.clone())).collect();
+        assert_eq!(told, [(3, Some(false), Some("3.0".to_owned())), (3, Some(true), None)]);
+        assert_eq!((done[1].stats[0].values, done[1].stats[0].nulls), (3, 0));
+        for (file, bounded) in done.iter().zip([true, false]) {
+            let path = Path::from("t").join(file.path.as_str());
+            let bytes = store.get(&path).await.unwrap().bytes().await.unwrap();
+            let reader = SerializedFileReader::new(bytes).unwrap();
+            let has = reader.metadata().row_group(0).column(0).statistics().is_some();
+            assert_eq!(has, bounded, "{}", file.path);
+        }
+    }
+}

@@ -56,7 +56,8 @@ fn scan(
     let fields = vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8, true)];
     let schema = Arc::new(Schema::new(fields));
     let partition = Arc::new(Field::new("day", DataType::Date32, true));
-    let table = TableSchema::new(Arc::clone(&schema), if partitioned { vec![partition] } else { Vec::new() });
+    let columns = if partitioned { vec![partition] } else { Vec::new() };
+    let table = TableSchema::builder(Arc::clone(&schema)).with_table_partition_cols(columns).build();
     let mut source = ParquetSource::new(table);
     if predicate {
         let n = col("n", &schema).unwrap();
