@@ -249,7 +249,7 @@ fn exhausted(message: &str) -> Error {
     }
     let (message, _) = tidy(message);
     Error::exhausted("the query needs more memory than is left")
-        .hint("raise memory.limit in the configuration, lower skep.partitions, or run fewer queries at once")
+        .hint("start the node with more --memory (in a configuration file: memory), lower skep.partitions, or run fewer queries at once")
         .source(message)
 }
 
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(kind(DataFusionError::Internal("no".into())), Kind::Internal);
         let exhausted = from_datafusion(DataFusionError::ResourcesExhausted("Failed to allocate".into()));
         assert_eq!(exhausted.kind(), Kind::Exhausted);
-        assert!(exhausted.hint_text().is_some_and(|hint| hint.contains("memory.limit")));
+        assert!(exhausted.hint_text().is_some_and(|hint| hint.contains("--memory")));
         let missing = object_store::Error::NotFound { path: "a/b.csv".into(), source: "gone".into() };
         let missing = from_datafusion(DataFusionError::ObjectStore(Box::new(missing)));
         assert_eq!(format!("{missing:?}"), "not_found: file 'a/b.csv' does not exist");

@@ -320,6 +320,17 @@ fn foreign_names() -> Vec<String> {
 fn unknown(name: &str) -> Error {
     let error = Error::not_found(format!("setting '{name}' does not exist"));
     let foreign = foreign_names();
+    // Long common beginnings make all of DataFusion's names alike: only their ends count.
+    if let Some((group, end)) = name.rsplit_once('.')
+        && FOREIGN.iter().any(|prefix| name.starts_with(prefix))
+    {
+        let ends =
+            foreign.iter().filter_map(|known| known.rsplit_once('.')).filter(|(other, _)| *other == group);
+        return match names::nearest(end, ends.map(|(_, end)| end)) {
+            Some(near) => error.hint(format!("did you mean '{group}.{near}'?")),
+            None => error.hint("SHOW SETTINGS lists them"),
+        };
+    }
     let known = SPECS.iter().flat_map(|spec| [spec.name, spec.name.trim_start_matches("skep.")]);
     match names::nearest(name, known.chain(foreign.iter().map(String::as_str))) {
         Some(near) => error.hint(format!("did you mean '{near}'?")),
@@ -430,7 +441,7 @@ mod tests {
         unsupported: the durable lane is not part of this version (hint: use auto, local or pipelined; a statement that loses a worker fails and can be run again)
         invalid: '0' is not a whole number from 1 to 1048576
         invalid: 'Mars/Base' is not a time zone (hint: write an offset as in +02:00, or a name as in Europe/Vienna)
-        not_found: setting 'datafusion.execution.nosuch' does not exist (hint: did you mean 'datafusion.execution.batch_size'?)
+        not_found: setting 'datafusion.execution.nosuch' does not exist (hint: SHOW SETTINGS lists them)
         invalid: 'perhaps' is not a value of the setting 'datafusion.optimizer.prefer_hash_join'
         not_found: setting 'datafusion.catalog.location' does not exist (hint: SHOW SETTINGS lists them)
         "#);

@@ -25,6 +25,9 @@ const SAMPLE_BYTES: usize = 4 << 20;
 /// Bytes of a text file in which its header must end.
 const HEADER_BYTES: usize = 64 << 10;
 
+/// What some programs put before the first character of a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// The columns that all of `files` have together.
 ///
 /// # Errors
@@ -130,7 +133,11 @@ fn infer_csv(bytes: &[u8], csv: &Csv, rows: usize) -> Result<Schema> {
         .infer_schema(BufReader::new(bytes), Some(rows))
         .map_err(|e| error::from_datafusion(e.into()))?;
     let fields = schema.fields().iter().enumerate().map(|(at, field)| {
-        let name = if csv.header { field.name().trim().to_owned() } else { format!("column_{}", at + 1) };
+        let name = if csv.header {
+            field.name().trim_start_matches(BYTE_ORDER_MARK).trim().to_owned()
+        } else {
+            format!("column_{}", at + 1)
+        };
         let ty = if seen == 0 { DataType::Null } else { settled(field.data_type()) };
         Field::new(name, ty, true)
     });

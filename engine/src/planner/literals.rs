@@ -1,7 +1,10 @@
-//! Numbers with a point, beside floats.
+//! Numbers as people write them.
 //!
-//! Such numbers are decimals, which compare digit by digit with decimal columns. DataFusion would make decimals of the
-//! floats beside them too, and lose what decimals cannot hold: large values, infinity, NaN. Here the literal gives way.
+//! With an exponent they are floats. With a point they are decimals, which compare digit by digit with decimal columns;
+//! DataFusion would make decimals of the floats beside them too, and lose what decimals cannot hold: large values,
+//! infinity, NaN. Here the literal gives way.
+
+use std::ops::ControlFlow;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -10,12 +13,62 @@ use datafusion::error::Result;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+use datafusion::sql::sqlparser::ast::{self, VisitMut, VisitorMut};
 
 /// Functions whose arguments take one type together.
 const ALIKE: [&str; 4] = ["coalesce", "greatest", "least", "nullif"];
 
+/// Makes numbers with an exponent floats.
+pub(super) fn exponents(query: &mut ast::Query) {
+    let _ = VisitMut::visit(query, &mut Exponents);
+}
+
+struct Exponents;
+
+impl VisitorMut for Exponents {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut ast::Expr) -> ControlFlow<()> {
+        if let ast::Expr::Value(value) = expr
+            && let ast::Value::Number(digits, _) = &value.value
+            && digits.contains(['e', 'E'])
+        {
+            let mut text = value.clone();
+            text.value = ast::Value::SingleQuotedString(digits.clone());
+            *expr = ast::Expr::Cast {
+                kind: ast::CastKind::Cast,
+                expr: Box::new(ast::Expr::Value(text)),
+                data_type: ast::DataType::Double(ast::ExactNumberInfo::None),
+                array: false,
+                format: None,
+            };
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// `plan` with every cast of a literal as the literal it gives: some functions have a type that follows from a literal,
+/// such as `round(x, 2)`.
+pub(super) fn folded(plan: LogicalPlan) -> Result<LogicalPlan> {
+    rewritten(plan, |expr, _| match &expr {
+        Expr::Cast(cast) => match cast.expr.as_ref() {
+            Expr::Literal(value, _) => match value.cast_to(cast.field.data_type()) {
+                Ok(value) => Transformed::yes(Expr::Literal(value, None)),
+                // It fails, if it does, when the plan runs.
+                Err(_) => Transformed::no(expr),
+            },
+            _ => Transformed::no(expr),
+        },
+        _ => Transformed::no(expr),
+    })
+}
+
 /// `plan` with every decimal literal that stands beside a float as a float.
 pub(super) fn beside_floats(plan: LogicalPlan) -> Result<LogicalPlan> {
+    rewritten(plan, rewrite)
+}
+
+fn rewritten(plan: LogicalPlan, rewrite: fn(Expr, &DFSchema) -> Transformed<Expr>) -> Result<LogicalPlan> {
     let done = plan.transform_up_with_subqueries(|plan| {
         let schema = match &plan {
             LogicalPlan::TableScan(scan) => scan.projected_schema.as_ref().clone(),

@@ -177,7 +177,9 @@ impl Planner {
     /// The plan of a query whose parameters have `hints` as types where nothing else says them.
     async fn typed(&self, query: &ast::Query, hints: &[Option<ast::DataType>]) -> Result<LogicalPlan> {
         self.load(query).await?;
-        let query = ast::Statement::Query(Box::new(query.clone()));
+        let mut query = query.clone();
+        literals::exponents(&mut query);
+        let query = ast::Statement::Query(Box::new(query));
         let given = self.parameters.as_deref().map(parameter_types).transpose()?;
         let hinted: Option<Vec<ast::DataType>> =
             (!hints.is_empty()).then(|| hints.iter().cloned().collect()).flatten();
@@ -203,7 +205,7 @@ impl Planner {
             }
             None => plan,
         };
-        literals::beside_floats(plan).map_err(error::from_datafusion)
+        self.settled(plan)
     }
 
     /// The table or view that `name` names.
@@ -215,6 +217,19 @@ impl Planner {
     /// The error of a name that is neither a table nor a view, with the nearest that is.
     pub fn missing_table(&self, name: &Name) -> Error {
         tables::missing(self, name)
+    }
+
+    /// `plan` with the types that it will run with. Before, a UNION has the types of its first input alone.
+    fn settled(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let plan = literals::beside_floats(plan).map_err(error::from_datafusion)?;
+        let analysed =
+            self.state.analyzer().execute_and_check(plan.clone(), self.state.config_options(), |_, _| {});
+        match analysed {
+            Ok(analysed) => literals::folded(analysed).map_err(error::from_datafusion),
+            // A parameter without a value may have no type yet: then the plan is only described.
+            Err(_) if self.parameters.is_none() && has_parameters(&plan) => Ok(plan),
+            Err(e) => Err(error::from_datafusion(e)),
+        }
     }
 
     async fn load(&self, query: &ast::Query) -> Result<()> {
@@ -238,6 +253,10 @@ pub fn parameters(plan: &LogicalPlan) -> Result<SchemaRef> {
         fields.push(Field::new(name, ty, true));
     }
     Ok(Arc::new(Schema::new(fields)))
+}
+
+fn has_parameters(plan: &LogicalPlan) -> bool {
+    plan.get_parameter_types().map_or(true, |found| !found.is_empty())
 }
 
 /// Types of parameters as the parser has them.

@@ -64,11 +64,11 @@ pub(super) async fn expand(
 async fn plan(planner: &Planner, view: &ViewDef, within: &mut Vec<String>) -> Result<LogicalPlan> {
     let mut query = parse_query(&view.sql)?;
     references::qualify(&mut query, &view.schema_name);
+    literals::exponents(&mut query);
     tables::load(planner, &query, within).await?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(query)));
-    let plan = planner.state.statement_to_plan(statement).await;
-    let plan = plan.and_then(literals::beside_floats).map_err(error::from_datafusion)?;
-    renamed(plan, &view.column_aliases)
+    let plan = planner.state.statement_to_plan(statement).await.map_err(error::from_datafusion)?;
+    renamed(planner.settled(plan)?, &view.column_aliases)
 }
 
 /// `plan` with its first columns under new names.

@@ -379,8 +379,14 @@ fn prepared(
     let mut hints: Vec<Option<ast::DataType>> = Vec::new();
     let schema = table.arrow_schema();
     let ast::SetExpr::Values(values) = source.body.as_mut() else { return Ok((source, hints)) };
+    // Texts beside values of another type are values of the column, which only dates and the like do not see by themselves.
+    let mixed: Vec<bool> = (0..targets.len())
+        .map(|at| {
+            values.rows.iter().filter_map(|row| row.content.get(at)).any(|value| !text(value) && !null(value))
+        })
+        .collect();
     for row in &mut values.rows {
-        for (value, &target) in row.content.iter_mut().zip(targets) {
+        for ((value, &target), mixed) in row.content.iter_mut().zip(targets).zip(&mixed) {
             let ty = schema.field(target).data_type();
             if let Some(at) = placeholder(value) {
                 if hints.len() < at {
@@ -388,13 +394,9 @@ fn prepared(
                 }
                 hints[at - 1] = types::sql_type(ty).ok();
             } else if ty.is_floating() && number(value) {
-                *value = ast::Expr::Cast {
-                    kind: ast::CastKind::Cast,
-                    expr: Box::new(value.clone()),
-                    data_type: ast::DataType::Double(ast::ExactNumberInfo::None),
-                    array: false,
-                    format: None,
-                };
+                *value = cast_sql(value, ast::DataType::Double(ast::ExactNumberInfo::None));
+            } else if *mixed && text(value) && !matches!(ty, DataType::Utf8 | DataType::Binary) {
+                *value = cast_sql(value, types::sql_type(ty)?);
             }
         }
     }
@@ -412,6 +414,19 @@ fn placeholder(expr: &ast::Expr) -> Option<usize> {
         },
         _ => None,
     }
+}
+
+fn cast_sql(expr: &ast::Expr, data_type: ast::DataType) -> ast::Expr {
+    let (kind, expr) = (ast::CastKind::Cast, Box::new(expr.clone()));
+    ast::Expr::Cast { kind, expr, data_type, array: false, format: None }
+}
+
+fn text(expr: &ast::Expr) -> bool {
+    matches!(expr, ast::Expr::Value(value) if matches!(value.value, ast::Value::SingleQuotedString(_)))
+}
+
+fn null(expr: &ast::Expr) -> bool {
+    matches!(expr, ast::Expr::Value(value) if matches!(value.value, ast::Value::Null))
 }
 
 fn number(expr: &ast::Expr) -> bool {

@@ -122,3 +122,27 @@ async fn literals_with_a_point_are_exact() {
     let fixture = Fixture::new().await;
     assert_eq!(fixture.rows("SELECT 0.1 + 0.2, round(2.345, 2), 7 / 2").await, "0.3|2.35|3");
 }
+
+/// Decimals give way to floats beside them, and a UNION has the type of all its inputs.
+#[tokio::test]
+async fn columns_of_two_types_take_one_that_holds_both() {
+    let fixture = Fixture::new().await;
+    fixture.run("CREATE TABLE t (d DOUBLE, i INT)").await.unwrap();
+    fixture
+        .run("INSERT INTO t VALUES (1e300, 1), (CAST('NaN' AS DOUBLE), 2), (-2.5, 3), (NULL, NULL)")
+        .await
+        .unwrap();
+    for (sql, rows) in [
+        ("SELECT i FROM t WHERE d > 2.5 ORDER BY i", "1\n2"),
+        ("SELECT i FROM t WHERE d BETWEEN -3.5 AND 0.5", "3"),
+        ("SELECT i FROM t WHERE d IN (-2.5, 7.5)", "3"),
+        ("SELECT coalesce(d, 0.5) FROM t ORDER BY i", "1e300\nNaN\n-2.5\n0.5"),
+        ("SELECT CASE WHEN i > 1 THEN d ELSE 0.5 END FROM t ORDER BY i", "0.5\nNaN\n-2.5\n0.5"),
+        ("SELECT i FROM t WHERE i = 1 UNION ALL SELECT 2.5 ORDER BY 1", "1.0\n2.5"),
+        ("SELECT x FROM (SELECT i AS x FROM t UNION ALL SELECT 2.5) AS u WHERE x > 2 ORDER BY x", "2.5\n3.0"),
+    ] {
+        assert_eq!(fixture.rows(sql).await, rows, "{sql}");
+    }
+    fixture.run("CREATE TABLE u AS SELECT i AS x FROM t UNION ALL SELECT 2.5").await.unwrap();
+    assert_eq!(fixture.rows("SELECT sum(x) FROM u").await, "8.5");
+}

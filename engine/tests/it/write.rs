@@ -18,10 +18,17 @@ async fn inserts_match_names_positions_and_defaults() {
         )
         .await
         .unwrap();
+    fixture
+        .run("INSERT INTO t VALUES ('5', 'e', DATE '2024-05-05', '5.5'), (6, 'f', '2024-06-06', 6), (7, NULL, NULL, NULL)")
+        .await
+        .unwrap();
     insta::assert_snapshot!(fixture.rows("SELECT * FROM t ORDER BY id").await, @r#"
     1|a|2024-02-03|1.01
     2|none|2024-01-01|2.50
     3|NULL|2024-01-01|NULL
+    5|e|2024-05-05|5.50
+    6|f|2024-06-06|6.00
+    7|NULL|NULL|NULL
     11|A|2024-01-01|NULL
     "#);
 }
