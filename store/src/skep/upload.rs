@@ -157,10 +157,12 @@ impl MultipartUpload for Upload {
         self.start();
         self.queue.push(Part::End);
         self.over = true;
-        let result = match self.task.take() {
-            Some(task) => task.join().await.and_then(|result| result),
+        let result = match &mut self.task {
+            Some(task) => task.await.and_then(|result| result),
             None => Err(Error::invalid(format!("the upload of '{}' is over", self.path))),
         };
+        // Not earlier: whoever stops waiting for the end gives the write up.
+        self.task = None;
         self.store.0.reader.forget(&self.path).await;
         result.map(|meta| put_result(&meta)).map_err(|error| object_error(error, &self.path))
     }
