@@ -9,7 +9,7 @@ use std::sync::Arc;
 use datafusion::common::Result as DataFusionResult;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use prost::Message;
@@ -106,6 +106,15 @@ impl PhysicalExtensionCodec for Codec {
         };
         let wire = Wire { name: name.to_owned(), body: body.map_err(external)? };
         wire.encode(buffer).map_err(|e| external(Error::internal("a plan node cannot be encoded").source(e)))
+    }
+
+    fn try_decode_udaf(&self, name: &str, _: &[u8]) -> DataFusionResult<Arc<AggregateUDF>> {
+        functions::find_aggregate(name).ok_or_else(|| {
+            external(
+                Error::internal(format!("aggregate '{name}' is not known here"))
+                    .hint("run the same version of skep on every node"),
+            )
+        })
     }
 
     fn try_decode_udf(&self, name: &str, _: &[u8]) -> DataFusionResult<Arc<ScalarUDF>> {

@@ -1,15 +1,17 @@
 //! Functions of our own. Every session that plans or runs our plans knows them, by name.
 
 mod assign;
+mod single;
 
 use std::sync::Arc;
 
 use datafusion::execution::SessionStateBuilder;
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 pub(crate) use assign::assign;
+pub(crate) use single::single;
 
-/// All of them, to register.
+/// Those of single rows.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
     vec![assign::function()]
 }
@@ -17,10 +19,17 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
 /// Adds all of them to a session that is being built.
 pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder.scalar_functions().get_or_insert_default().extend(all());
+    builder.aggregate_functions().get_or_insert_default().push(single::function());
     builder
 }
 
 /// The one of that name, for plans that come over the wire.
 pub fn find(name: &str) -> Option<Arc<ScalarUDF>> {
     all().into_iter().find(|function| function.name() == name)
+}
+
+/// As [`find`], for aggregates.
+pub fn find_aggregate(name: &str) -> Option<Arc<AggregateUDF>> {
+    let function = single::function();
+    (function.name() == name).then_some(function)
 }

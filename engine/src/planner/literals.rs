@@ -68,7 +68,11 @@ pub(super) fn beside_floats(plan: LogicalPlan) -> Result<LogicalPlan> {
     rewritten(plan, rewrite)
 }
 
-fn rewritten(plan: LogicalPlan, rewrite: fn(Expr, &DFSchema) -> Transformed<Expr>) -> Result<LogicalPlan> {
+/// `plan` with every expression rewritten under the columns it sees, by the names it had.
+pub(super) fn rewritten(
+    plan: LogicalPlan,
+    rewrite: fn(Expr, &DFSchema) -> Transformed<Expr>,
+) -> Result<LogicalPlan> {
     let done = plan.transform_up_with_subqueries(|plan| {
         let schema = match &plan {
             LogicalPlan::TableScan(scan) => scan.projected_schema.as_ref().clone(),

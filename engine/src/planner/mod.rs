@@ -13,6 +13,7 @@ mod constant;
 mod information;
 mod literals;
 mod references;
+mod subqueries;
 mod tables;
 mod view;
 mod write;
@@ -75,7 +76,7 @@ impl Planner {
             .with_catalog_list(Arc::clone(&catalogs) as _)
             .with_type_planner(Arc::new(Types { views: settings.view_types() }))
             .with_analyzer_rule(Arc::new(Fresh(Arc::clone(&reports))));
-        builder.scalar_functions().get_or_insert_default().extend(functions::all());
+        builder = functions::register(builder);
         let mut state = builder.build();
         // The time of now() in the whole statement.
         state.mark_start_execution();
@@ -221,7 +222,9 @@ impl Planner {
 
     /// `plan` with the types that it will run with. Before, a UNION has the types of its first input alone.
     fn settled(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
-        let plan = literals::beside_floats(plan).map_err(error::from_datafusion)?;
+        let plan = literals::beside_floats(plan)
+            .and_then(subqueries::single_rows)
+            .map_err(error::from_datafusion)?;
         let analysed =
             self.state.analyzer().execute_and_check(plan.clone(), self.state.config_options(), |_, _| {});
         match analysed {

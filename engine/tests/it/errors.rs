@@ -28,6 +28,7 @@ async fn names_that_do_not_exist_come_with_the_nearest() {
         "CREATE VIEW v AS SELECT nosuch FROM late",
         "DESCRIBE nosuch",
         "SHOW TABLES FROM warehous",
+        "SELECT (SELECT value FROM generate_series(1, 2) AS s(value))",
     ] {
         errors.push(fixture.error(sql).await);
     }
@@ -53,5 +54,39 @@ async fn names_that_do_not_exist_come_with_the_nearest() {
     invalid: column 'nosuch' does not exist (line 1, column 25) (hint: columns are id)
     not_found: table 'nosuch' does not exist (line 1, column 10) (hint: SHOW TABLES FROM main lists them)
     not_found: schema 'warehous' does not exist (hint: did you mean 'warehouse'?)
+    invalid: a subquery that is used as a value has more than one row (hint: use an aggregate such as max, add LIMIT 1, or compare with IN)
     "#);
+}
+
+/// A subquery that is a value has at most one row, however the plan joins it in.
+#[tokio::test]
+async fn subqueries_that_are_values_have_one_row() {
+    let mut fixture = Fixture::new().await;
+    fixture.run("CREATE TABLE t (id INT, pay INT)").await.unwrap();
+    fixture.run("INSERT INTO t VALUES (1, 10), (2, 20), (3, NULL)").await.unwrap();
+    for joined in ["true", "false"] {
+        let name = "datafusion.optimizer.enable_physical_uncorrelated_scalar_subquery";
+        fixture.settings.set(name, Some(joined)).unwrap();
+        for (sql, rows) in [
+            ("SELECT (SELECT pay FROM t WHERE id = 2)", "20"),
+            ("SELECT (SELECT pay FROM t WHERE id = 9)", "NULL"),
+            ("SELECT (SELECT max(pay) FROM t)", "20"),
+            ("SELECT id FROM t WHERE pay > (SELECT pay FROM t WHERE id = 1)", "2"),
+            (
+                "SELECT id, (SELECT max(b.pay) FROM t AS b WHERE b.id = a.id) FROM t AS a ORDER BY id LIMIT 1",
+                "1|10",
+            ),
+        ] {
+            assert_eq!(fixture.rows(sql).await, rows, "{sql}");
+        }
+        for sql in
+            ["SELECT (SELECT pay FROM t)", "SELECT id FROM t WHERE pay > (SELECT pay FROM t WHERE id > 1)"]
+        {
+            let error = fixture.error(sql).await;
+            assert!(
+                error.starts_with("invalid: a subquery that is used as a value has more than one row"),
+                "{error}"
+            );
+        }
+    }
 }
