@@ -11,7 +11,7 @@ use std::time::Duration;
 use skep_common::clock;
 
 /// How long a process may take to say that it is ready, and to end when it is told to.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test: `SKEP_BIN`, or the one that was built beside the running test.
 ///
@@ -205,19 +205,6 @@ fn wait(child: &mut Child) -> Option<ExitStatus> {
         }
     }
     None
-}
-
-/// Waits until `condition` holds.
-///
-/// # Panics
-/// If it does not in time.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let clock = clock::system();
-    let start = clock.instant();
-    while !condition() {
-        assert!(clock.instant() - start < PATIENCE, "{what} did not happen in {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A cluster of processes: one coordinator, and workers.
