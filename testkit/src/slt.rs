@@ -121,22 +121,20 @@ pub fn files() -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Runs one file in a session of its own, after the statements `before`, and returns every failure in it.
+/// Runs one file in a session of its own in `lane`, and returns every failure in it.
 ///
-/// What the file created is dropped afterwards.
+/// `skipif` and `onlyif` know the lane's name. What the file created is dropped afterwards.
 ///
 /// # Errors
 /// If no session can be opened, or the file cannot be parsed.
 pub async fn run_file(
     url: &str,
     path: &Path,
-    before: &[&str],
+    lane: &str,
     scratch: &Path,
 ) -> skep_common::Result<Vec<String>> {
     let mut client = Client::connect(url).await?;
-    for sql in before {
-        client.run(sql).await?;
-    }
+    client.run(&format!("SET skep.execution = '{lane}'")).await?;
     let database = Database(Arc::new(Mutex::new(client)));
     let records = parse_file::<Column>(path).map_err(|e| {
         skep_common::Error::invalid(format!("cannot parse '{}'", path.display())).source(e.to_string())
@@ -147,6 +145,7 @@ pub async fn run_file(
     });
     runner.set_var("TESTDATA".to_owned(), crate::testdata().display().to_string());
     runner.set_var("SCRATCH".to_owned(), scratch.display().to_string());
+    runner.add_label(lane);
     runner.with_column_validator(sqllogictest::strict_column_validator);
     let mut failures = Vec::new();
     for record in records {

@@ -13,12 +13,11 @@ async fn run(lane: &str) {
         vec!["up", "--data", data.to_str().unwrap(), "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     arguments.extend(["--workers", "3"]);
     let server = Server::start(&arguments).unwrap();
-    let set = format!("SET skep.execution = '{lane}'");
     let mut report = String::new();
     for (number, file) in slt::files().unwrap().into_iter().enumerate() {
         let scratch = folder.path().join(format!("scratch-{number}"));
         std::fs::create_dir(&scratch).unwrap();
-        match slt::run_file(server.flight(), &file, &[&set], &scratch).await {
+        match slt::run_file(server.flight(), &file, lane, &scratch).await {
             Ok(failures) => {
                 for failure in failures {
                     let _ = writeln!(report, "\n{}", failure.trim_end());
