@@ -127,7 +127,7 @@ async fn parameters_take_the_types_of_their_places() {
     let planner = fixture.planner().await;
     for (sql, expected) in [
         ("SELECT name FROM t WHERE id = $1 AND name LIKE $2", "Int32 Utf8"),
-        ("INSERT INTO t VALUES ($1, $2, $3)", "Int32 Utf8 Timestamp(µs)"),
+        ("INSERT INTO t VALUES ($1, $2, $3)", "Int32 Utf8 Timestamp(\u{b5}s)"),
         ("INSERT INTO t (name, id) VALUES ($2, $1)", "Int32 Utf8"),
     ] {
         let statement = skep_engine::parse_one(sql).unwrap().statement;
