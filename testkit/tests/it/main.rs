@@ -1,5 +1,6 @@
 //! Tests of the whole program.
 
+mod adbc;
 mod flights;
 mod judge;
 mod lanes_codec;
