@@ -1,6 +1,7 @@
 //! Tests of the whole program.
 
 mod adbc;
+mod ballista_spike;
 mod flights;
 mod judge;
 mod lanes_codec;
