@@ -1,6 +1,5 @@
 //! What goes wrong on a worker fails the query with a typed error, and never shortens its rows.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
@@ -218,10 +217,13 @@ async fn settings_travel() {
     }
 }
 
+/// Time zone, batch size and rows of a call.
+type Seen = Arc<std::sync::Mutex<Vec<(Option<String>, usize, usize)>>>;
+
 /// Notes the settings it is called with.
 #[derive(Debug)]
 struct Probe {
-    seen: Arc<std::sync::Mutex<Vec<(Option<String>, usize, usize)>>>,
+    seen: Seen,
     signature: datafusion::logical_expr::Signature,
 }
 
@@ -361,5 +363,4 @@ async fn a_stranger_is_refused() {
     assert_eq!(refused.map(|_| ()).map_err(|e| from_datafusion(&e).kind()), Err(Kind::Denied));
     let asked = client.get_worker_info(datafusion_distributed::GetWorkerInfoRequest {}).await;
     assert_eq!(asked.map(|_| ()).map_err(|e| from_datafusion(&e).kind()), Err(Kind::Denied));
-    let _: &dyn Any = &cluster;
 }

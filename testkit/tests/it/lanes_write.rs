@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path as Folder;
-use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
@@ -181,5 +180,4 @@ async fn columns_match_by_position() {
     let error =
         write(&cluster, null, target(folder.path(), &schema), Lane::Local).await.map(drop).unwrap_err();
     assert_eq!(error.kind(), skep_common::Kind::Invalid, "{error:?}");
-    let _ = Arc::new(());
 }

@@ -1,5 +1,7 @@
 //! Tests of the whole program.
 
+#![allow(clippy::unwrap_used, reason = "a test helper that panics is a test that fails")]
+
 mod adbc;
 mod ballista_spike;
 mod flights;
