@@ -265,9 +265,54 @@ fn text(kind: Kind, message: &str) -> Error {
     }
 }
 
+/// Arrow's names of types, and SQL's.
+const TYPES: [(&str, &str); 15] = [
+    ("Utf8View", "VARCHAR"),
+    ("LargeUtf8", "VARCHAR"),
+    ("Utf8", "VARCHAR"),
+    ("String", "VARCHAR"),
+    ("Boolean", "BOOLEAN"),
+    ("Int8", "TINYINT"),
+    ("Int16", "SMALLINT"),
+    ("Int32", "INTEGER"),
+    ("Int64", "BIGINT"),
+    ("UInt64", "BIGINT UNSIGNED"),
+    ("Float32", "REAL"),
+    ("Float64", "DOUBLE"),
+    ("Date32", "DATE"),
+    ("BinaryView", "BINARY"),
+    ("Decimal128", "DECIMAL"),
+];
+
+/// `text` with the names of types that SQL has. A name before a parenthesis is part of an expression and stays.
+fn sql_types(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_alphanumeric()) {
+        let end =
+            rest[start..].find(|c: char| !c.is_ascii_alphanumeric()).map_or(rest.len(), |at| start + at);
+        let word = &rest[start..end];
+        let call = rest[end..].starts_with('(') && word != "Decimal128";
+        let name = TYPES.iter().find(|(arrow, _)| *arrow == word && !call).map_or(word, |(_, sql)| sql);
+        out.push_str(&rest[..start]);
+        out.push_str(name);
+        rest = &rest[end..];
+    }
+    out + rest
+}
+
 /// A foreign message in our manner: one line, lower case, no period; and its "did you mean" as a hint.
 fn tidy(message: &str) -> (String, Option<String>) {
     let message = message.split("\n\nbacktrace:").next().unwrap_or(message);
+    // A call that fits no signature comes with all that was tried.
+    if let Some(at) = message.find("No function matches the given name and argument types") {
+        let (what, candidates) =
+            message[at..].split_once("Candidate functions:").unwrap_or((&message[at..], ""));
+        let call = what.split('\'').nth(1).unwrap_or(what);
+        let candidates = candidates.split_whitespace().collect::<Vec<_>>().join(" ");
+        let hint = format!("write a CAST; it takes {}", sql_types(&candidates));
+        return (format!("no function takes {}", sql_types(call)), Some(hint));
+    }
     let (message, hint) = match message.split_once("Did you mean") {
         Some((before, after)) => {
             let guess = after.split(['?', '\n']).next().unwrap_or(after).trim();
@@ -293,7 +338,7 @@ fn tidy(message: &str) -> (String, Option<String>) {
         (Some(first), Some(second)) if !second.is_uppercase() => first.to_lowercase().chain(chars).collect(),
         _ => message.to_owned(),
     };
-    (lower, hint)
+    (sql_types(&lower), hint)
 }
 
 #[cfg(test)]

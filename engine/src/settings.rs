@@ -1,8 +1,7 @@
 //! The settings of a session: names, values that are checked when they are set, and what they mean.
 //!
 //! Our own begin with `skep.`, which may be left out; `datafusion.execution.*`, `datafusion.optimizer.*` and
-//! `datafusion.explain.*` reach DataFusion as they are, for people who know it. [`Settings::travelling`] is what a worker
-//! needs to run a plan as the coordinator would.
+//! `datafusion.explain.*` reach DataFusion as they are, for people who know it. Workers get them with each plan.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -49,8 +48,6 @@ struct Spec {
     default: &'static str,
     about: &'static str,
     check: fn(&str) -> Result<String>,
-    /// Whether workers need it.
-    travels: bool,
 }
 
 const SPECS: [Spec; 9] = [
@@ -59,28 +56,24 @@ const SPECS: [Spec; 9] = [
         default: "8192",
         about: "rows in a batch, 1 to 1048576; fewer need less memory, more need less time",
         check: |value| number(value, 1, 1 << 20),
-        travels: true,
     },
     Spec {
         name: DIRECTORY,
         default: "",
         about: "folder that relative file paths start at; empty: where the coordinator was started",
         check: |value| Ok(value.to_owned()),
-        travels: false,
     },
     Spec {
         name: EXECUTION,
         default: "auto",
         about: "where statements run: auto, local (the coordinator) or pipelined (the workers)",
         check: execution,
-        travels: false,
     },
     Spec {
         name: FILE_SIZE,
         default: "128MiB",
         about: "size at which a writer begins the next file, 1MiB to 4GiB",
         check: file_size,
-        travels: false,
     },
     Spec {
         name: PARTITIONS,
@@ -89,7 +82,6 @@ const SPECS: [Spec; 9] = [
         check: |value| {
             if value.eq_ignore_ascii_case("auto") { Ok("auto".to_owned()) } else { number(value, 1, 1024) }
         },
-        travels: false,
     },
     Spec {
         name: SCHEMA,
@@ -99,28 +91,24 @@ const SPECS: [Spec; 9] = [
             "" => Err(Error::invalid("the name of a schema is empty")),
             name => Ok(name.to_owned()),
         },
-        travels: false,
     },
     Spec {
         name: TIMEOUT,
         default: "none",
         about: "time after which a statement is cancelled, as in 30s or 5min; none: never",
         check: timeout,
-        travels: false,
     },
     Spec {
         name: TIME_ZONE,
         default: "UTC",
         about: "time zone of timestamps with a zone, as in +02:00 or Europe/Vienna",
         check: time_zone,
-        travels: true,
     },
     Spec {
         name: VIEW_TYPES,
         default: "true",
         about: "read strings as views inside queries, which is faster; results are plain strings either way",
         check: boolean,
-        travels: false,
     },
 ];
 
@@ -250,26 +238,7 @@ impl Settings {
         self.own(VIEW_TYPES) == "true"
     }
 
-    /// What a worker must know to run a plan as the coordinator would: full names and values.
-    pub fn travelling(&self) -> BTreeMap<String, String> {
-        let own = self.own.iter().filter(|(name, _)| find(name).is_some_and(|spec| spec.travels));
-        let own = own.map(|(name, value)| ((*name).to_owned(), value.clone()));
-        own.chain(self.foreign.clone()).collect()
-    }
-
-    /// From what [`Settings::travelling`] gave.
-    ///
-    /// # Errors
-    /// As [`Settings::set`].
-    pub fn from_travelling<'a>(settings: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
-        let mut all = Self::default();
-        for (name, value) in settings {
-            all.set(name, Some(value))?;
-        }
-        Ok(all)
-    }
-
-    /// Writes what concerns execution into `config`. For the coordinator's plans and for workers' sessions alike.
+    /// Writes what concerns execution into `config`.
     #[must_use]
     pub fn apply(&self, mut config: SessionConfig) -> SessionConfig {
         let options = config.options_mut();
@@ -445,17 +414,5 @@ mod tests {
         invalid: 'perhaps' is not a value of the setting 'datafusion.optimizer.prefer_hash_join'
         not_found: setting 'datafusion.catalog.location' does not exist (hint: SHOW SETTINGS lists them)
         "#);
-    }
-
-    #[test]
-    fn what_travels_arrives() {
-        let mut settings = Settings::default();
-        settings.set("batch_size", Some("100")).unwrap();
-        settings.set("schema", Some("lake")).unwrap();
-        settings.set("datafusion.execution.coalesce_batches", Some("false")).unwrap();
-        let map = settings.travelling();
-        let there = Settings::from_travelling(map.iter().map(|(k, v)| (k.as_str(), v.as_str()))).unwrap();
-        assert_eq!((there.batch_size(), there.schema()), (100, "main"));
-        assert!(!there.apply(SessionConfig::new()).options().execution.coalesce_batches);
     }
 }

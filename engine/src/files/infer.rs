@@ -8,11 +8,12 @@ use datafusion::arrow::csv::reader::Format as CsvInfer;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::json::reader::infer_json_schema;
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, ObjectStore};
 use skep_common::{Error, Result};
 
-use super::{FileOptions, Kind};
+use super::{FileOptions, Kind, shown};
 use crate::text::{Csv, Format, Layout, sample};
 use crate::{error, types};
 
@@ -33,14 +34,15 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// # Errors
 /// [`Kind::Invalid`](skep_common::Kind::Invalid) if they differ in a way that no type covers, or one cannot be understood.
 pub(super) async fn schema(
+    url: &ObjectStoreUrl,
     store: &Arc<dyn ObjectStore>,
     files: &[ObjectMeta],
     options: &FileOptions,
 ) -> Result<SchemaRef> {
     let read = files.iter().enumerate().map(|(at, meta)| async move {
         match options.kind {
-            Kind::Parquet => parquet(store, meta).await,
-            Kind::Csv | Kind::Json => text(store, meta, options, at < FILES_SAMPLED_MAX).await,
+            Kind::Parquet => parquet(url, store, meta).await,
+            Kind::Csv | Kind::Json => text(url, store, meta, options, at < FILES_SAMPLED_MAX).await,
         }
     });
     // Collected first: a closure over references inside a stream hides from the compiler that its future is Send.
@@ -49,7 +51,7 @@ pub(super) async fn schema(
     let by_position = options.kind == Kind::Csv;
     let mut merged = Merged::new(by_position);
     for (schema, meta) in schemas.into_iter().zip(files) {
-        merged.add(schema, meta)?;
+        merged.add(schema, shown(url, &meta.location))?;
     }
     merged.finish()
 }
@@ -59,22 +61,24 @@ pub(super) async fn schema(
 /// # Errors
 /// As [`schema`].
 pub(super) async fn headers(
+    url: &ObjectStoreUrl,
     store: &Arc<dyn ObjectStore>,
     files: &[ObjectMeta],
     options: &FileOptions,
 ) -> Result<Vec<String>> {
-    let read: Vec<_> = files.iter().map(|meta| text(store, meta, options, false)).collect();
+    let read: Vec<_> = files.iter().map(|meta| text(url, store, meta, options, false)).collect();
     let headers: Vec<Schema> = stream::iter(read).buffered(CONCURRENCY).try_collect().await?;
     let mut merged = Merged::new(true);
     for (header, meta) in headers.into_iter().zip(files) {
-        merged.add(header, meta)?;
+        merged.add(header, shown(url, &meta.location))?;
     }
     Ok(merged.finish()?.fields().iter().map(|field| field.name().clone()).collect())
 }
 
-async fn parquet(store: &Arc<dyn ObjectStore>, meta: &ObjectMeta) -> Result<Schema> {
+async fn parquet(url: &ObjectStoreUrl, store: &Arc<dyn ObjectStore>, meta: &ObjectMeta) -> Result<Schema> {
     let schema = DFParquetMetadata::new(store.as_ref(), meta).fetch_schema().await.map_err(|e| {
-        error::from_datafusion(e).context(format!("'{}' cannot be read as Parquet", meta.location))
+        error::from_datafusion(e)
+            .context(format!("'{}' cannot be read as Parquet", shown(url, &meta.location)))
     })?;
     let fields: Vec<Field> = schema
         .fields()
@@ -85,19 +89,20 @@ async fn parquet(store: &Arc<dyn ObjectStore>, meta: &ObjectMeta) -> Result<Sche
 }
 
 async fn text(
+    url: &ObjectStoreUrl,
     store: &Arc<dyn ObjectStore>,
     meta: &ObjectMeta,
     options: &FileOptions,
     rows: bool,
 ) -> Result<Schema> {
-    let path = &meta.location;
+    let (path, name) = (&meta.location, shown(url, &meta.location));
     let Some(format) = options.text(path.as_ref()) else {
         return Err(Error::internal("a Parquet file was taken for text"));
     };
     let limit = if rows { SAMPLE_BYTES } else { HEADER_BYTES };
     let rows = if rows { options.sample } else { 0 };
     let unreadable =
-        |e| error::from_datafusion(e).context(format!("'{path}' cannot be read as {}", options.kind));
+        |e| error::from_datafusion(e).context(format!("'{name}' cannot be read as {}", options.kind));
     let (bytes, _) = sample(store, path, format.compression, limit).await.map_err(unreadable)?;
     match &format.layout {
         Layout::Csv(csv) => infer_csv(&bytes, csv, rows),
@@ -105,7 +110,7 @@ async fn text(
         Layout::Json => infer_json(&bytes, &format, rows),
     }
     .map_err(|e| {
-        let error = Error::invalid(format!("the columns of '{path}' cannot be found: {}", e.message()));
+        let error = Error::invalid(format!("the columns of '{name}' cannot be found: {}", e.message()));
         match e.hint_text() {
             Some(hint) => error.hint(hint),
             None => error.hint("check the format and its options, such as DELIMITER and HEADER"),
@@ -185,9 +190,9 @@ impl Merged {
         Self { by_position, fields: Vec::new(), first: None }
     }
 
-    fn add(&mut self, schema: Schema, meta: &ObjectMeta) -> Result<()> {
+    fn add(&mut self, schema: Schema, file: String) -> Result<()> {
         let Some(first) = &self.first else {
-            self.first = Some(meta.location.to_string());
+            self.first = Some(file);
             self.fields = schema.fields().iter().cloned().collect();
             return Ok(());
         };
@@ -197,7 +202,7 @@ impl Merged {
             return Err(Error::invalid(format!(
                 "files differ in their columns: '{first}' has {}, '{}' has {}",
                 names(&self.fields).join(", "),
-                meta.location,
+                file,
                 names(&theirs).join(", ")
             ))
             .hint("read the files of each kind by a pattern of their own"));
@@ -214,7 +219,7 @@ impl Merged {
                     field.name(),
                     types::sql_name(ours.data_type()),
                     types::sql_name(field.data_type()),
-                    meta.location
+                    file
                 ))
                 .hint("create an external table with the types you want, or read the files apart"));
             };

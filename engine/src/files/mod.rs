@@ -14,7 +14,7 @@ mod place;
 mod table;
 
 pub use options::FileOptions;
-pub(crate) use place::{Place, data_path};
+pub(crate) use place::{Place, data_path, shown};
 pub(crate) use table::{Declared, FileTable, declared};
 
 use std::fmt;

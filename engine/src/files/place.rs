@@ -106,6 +106,14 @@ fn remote(text: &str, scheme: &str, rest: &str) -> Result<(ObjectStoreUrl, Strin
     Ok((store, path.to_owned()))
 }
 
+/// The file `path` of `store` as people write it.
+pub(crate) fn shown(store: &ObjectStoreUrl, path: &Path) -> String {
+    match store.as_str().strip_prefix("file://") {
+        Some(_) => format!("/{path}"),
+        None => format!("{}{path}", store.as_str()),
+    }
+}
+
 /// The store and folder of a catalog's data path: a URL, or an absolute path.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use skep_common::{Error, Result};
 
 use super::place::Place;
-use super::{FileOptions, Kind, infer, list, partitions};
+use super::{FileOptions, Kind, infer, list, partitions, shown};
 use crate::environment::Environment;
 use crate::placement::OnCoordinator;
 use crate::scan::{FileFacts, Reports, ScanReport, groups, keep};
@@ -73,7 +73,7 @@ impl FileTable {
         let files = list::files(&store, &place).await?;
         let columns = match declared.columns {
             Some(columns) => columns,
-            None => infer::schema(&store, &files, &options).await?,
+            None => infer::schema(&place.store, &store, &files, &options).await?,
         };
         let columns = if views { types::viewed(&columns) } else { columns };
         let paths = files.iter().map(|meta| &meta.location);
@@ -99,7 +99,7 @@ impl FileTable {
     ) -> Result<Vec<String>> {
         let store: Arc<dyn ObjectStore> = list::store(&environment.runtime, place)?;
         let files = list::files(&store, place).await?;
-        infer::headers(&store, &files, options).await
+        infer::headers(&place.store, &store, &files, options).await
     }
 
     async fn plan(
@@ -177,7 +177,8 @@ impl FileTable {
                 Some((compression, other)) if compression != format.compression => {
                     return Err(Error::unsupported(format!(
                         "'{}' and '{}' are packed differently",
-                        other.location, file.location
+                        shown(&self.place.store, &other.location),
+                        shown(&self.place.store, &file.location)
                     ))
                     .hint("read the files of each compression by a pattern of their own, with UNION ALL"));
                 }

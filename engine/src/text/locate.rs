@@ -22,6 +22,8 @@ const SHOWN_MAX: usize = 80;
 pub(super) struct Suspect {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) path: Path,
+    /// The file as people write it.
+    pub(super) name: String,
     pub(super) format: Format,
     pub(super) schema: SchemaRef,
     pub(super) projection: Vec<usize>,
@@ -37,7 +39,7 @@ impl Suspect {
         match self.search().await {
             Ok(Some(error)) => error,
             // The file changed, or the error is not of a row.
-            Ok(None) => error::from_datafusion(found.into()).context(format!("cannot read '{}'", self.path)),
+            Ok(None) => error::from_datafusion(found.into()).context(format!("cannot read '{}'", self.name)),
             Err(e) => self.unreadable(error::from_datafusion(e)),
         }
     }
@@ -48,7 +50,7 @@ impl Suspect {
             Kind::Internal => Kind::Corrupt,
             kind => kind,
         };
-        Error::new(kind, format!("cannot read '{}'", self.path)).source(error.report())
+        Error::new(kind, format!("cannot read '{}'", self.name)).source(error.report())
     }
 
     /// Reads in batches up to the bad one, keeping its bytes, then row by row.
@@ -143,7 +145,7 @@ impl Suspect {
     }
 
     fn describe(&self, bytes: &[u8], line: usize, found: ArrowError, header: bool) -> Error {
-        let place = format!("'{}', line {line}", self.path);
+        let place = format!("'{}', line {line}", self.name);
         let reason = match &self.format.layout {
             Layout::Csv(csv) => {
                 let start = if header && csv.header {

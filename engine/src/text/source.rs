@@ -13,6 +13,7 @@ use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScan
 use datafusion::datasource::projection::{ProjectionOpener, SplitProjection};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr, apply_expression_roots};
@@ -25,6 +26,7 @@ use super::decode::Rows;
 use super::locate::Suspect;
 use super::{Compression, Format, Layout, input};
 use crate::error;
+use crate::files::shown;
 
 /// Rows in a batch, unless the session says otherwise.
 const BATCH_SIZE_DEFAULT: usize = 8192;
@@ -62,11 +64,12 @@ impl FileSource for TextSource {
     fn create_file_opener(
         &self,
         store: Arc<dyn ObjectStore>,
-        _: &FileScanConfig,
+        config: &FileScanConfig,
         _: usize,
     ) -> Result<Arc<dyn FileOpener>> {
         let opener = Arc::new(Opener {
             store,
+            url: config.object_store_url.clone(),
             format: self.format.clone(),
             schema: Arc::clone(self.schema.file_schema()),
             projection: self.projection.file_indices.clone(),
@@ -125,6 +128,7 @@ impl FileSource for TextSource {
 
 struct Opener {
     store: Arc<dyn ObjectStore>,
+    url: ObjectStoreUrl,
     format: Format,
     schema: SchemaRef,
     projection: Vec<usize>,
@@ -135,6 +139,7 @@ impl FileOpener for Opener {
     fn open(&self, file: PartitionedFile) -> Result<FileOpenFuture> {
         let suspect = Arc::new(Suspect {
             store: Arc::clone(&self.store),
+            name: shown(&self.url, &file.object_meta.location),
             path: file.object_meta.location.clone(),
             format: self.format.clone(),
             schema: Arc::clone(&self.schema),

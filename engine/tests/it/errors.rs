@@ -20,6 +20,7 @@ async fn names_that_do_not_exist_come_with_the_nearest() {
         "SELECT id FROM warehouse.flights AS a JOIN warehouse.flights AS b ON a.id = b.id",
         "SELECT id, count(*) FROM warehouse.flights",
         "SELECT 'a' + 1",
+        "SELECT sum(carrier) FROM warehouse.flights",
         "SELECT 1 / 0",
         "SELECT CAST('x' AS INT)",
         "SELECT * FROM information_schema.tabels",
@@ -46,8 +47,9 @@ async fn names_that_do_not_exist_come_with_the_nearest() {
     invalid: column 'id' is in more than one table (line 1, column 8) (hint: write the table before it, as in t.id)
     invalid: 'warehouse.flights.id' must appear in GROUP BY clause because it's not an aggregate expression (line 1, column 8) (hint: either add 'warehouse.flights.id' to GROUP BY clause, or use an aggregate function like ANY_VALUE(warehouse.flights.id))
     invalid: expressions have incompatible types
+    invalid: no function takes sum(VARCHAR) (hint: write a CAST; it takes sum(Decimal) sum(BIGINT UNSIGNED) sum(BIGINT) sum(DOUBLE) sum(Duration) sum(Interval))
     invalid: division by zero (hint: NULLIF(divisor, 0) gives NULL instead)
-    invalid: cannot cast string 'x' to value of Int32 type
+    invalid: cannot cast string 'x' to value of INTEGER type
     not_found: table 'information_schema.tabels' does not exist (line 1, column 15) (hint: did you mean 'information_schema.tables'?)
     unsupported: reading a table as of another time is not supported by this version (line 1, column 15)
     invalid: 'late' is a view, and rows go into tables (line 1, column 13)

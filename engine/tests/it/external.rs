@@ -125,19 +125,19 @@ async fn bad_files_are_named_with_their_lines() {
         errors.push(fixture.error(&dir(&fixture, sql)).await);
     }
     insta::assert_snapshot!(errors.join("\n"), @r#"
-    invalid: 'DIR/f/bad_row.csv', line 3: the row does not have 3 fields: '11,ink' (hint: check the delimiter and the quotes of this row, or the columns of the table)
-    invalid: 'DIR/f/bad_value.csv', line 5: 'cheap' is not a value of column 'price', which is DOUBLE (hint: correct the row, read the column as VARCHAR, or say what stands for NULL with the option NULL)
-    invalid: 'DIR/f/bad.jsonl', line 2: truncated record whilst reading value (hint: every line must be one JSON object whose fields have the types of the columns)
-    invalid: 'DIR/f/type.jsonl', line 2: whilst decoding field 'id': failed to parse "two" as Int32 (hint: every line must be one JSON object whose fields have the types of the columns)
+    invalid: '/DIR/f/bad_row.csv', line 3: the row does not have 3 fields: '11,ink' (hint: check the delimiter and the quotes of this row, or the columns of the table)
+    invalid: '/DIR/f/bad_value.csv', line 5: 'cheap' is not a value of column 'price', which is DOUBLE (hint: correct the row, read the column as VARCHAR, or say what stands for NULL with the option NULL)
+    invalid: '/DIR/f/bad.jsonl', line 2: truncated record whilst reading value (hint: every line must be one JSON object whose fields have the types of the columns)
+    invalid: '/DIR/f/type.jsonl', line 2: whilst decoding field 'id': failed to parse "two" as INTEGER (hint: every line must be one JSON object whose fields have the types of the columns)
     not_found: file '/DIR/f/thinks.csv' does not exist (line 1, column 23) (hint: did you mean 'things.csv'?)
     not_found: no file matches '/DIR/f/nothing_*.csv' (line 1, column 23) (hint: '*' stands for any part of one name, '**' for any folders)
     invalid: format 'xml' does not exist (line 1, column 23) (hint: formats are csv, json and parquet)
     invalid: the files have none of the columns of table 'other' (hint: the files have id, name, price; the table has x)
-    invalid: the columns of 'DIR/f/array.json' cannot be found: the file is one JSON array (hint: write one object on each line, as in jq -c '.[]' file.json)
-    invalid: 'DIR/f/empty.csv' has no columns (hint: an empty file has none)
+    invalid: the columns of '/DIR/f/array.json' cannot be found: the file is one JSON array (hint: write one object on each line, as in jq -c '.[]' file.json)
+    invalid: '/DIR/f/empty.csv' has no columns (hint: an empty file has none)
     invalid: the format of '/DIR/f/README.md' is not known by its name (hint: names end in .parquet, .csv, .tsv, .json, .jsonl or .ndjson (and .gz, .zst, .bz2, .xz), or COPY and CREATE EXTERNAL TABLE name the format)
     invalid: the format of '/DIR/*/things.*' is not known by its name (hint: names end in .parquet, .csv, .tsv, .json, .jsonl or .ndjson (and .gz, .zst, .bz2, .xz), or COPY and CREATE EXTERNAL TABLE name the format)
-    invalid: files differ in their columns: 'DIR/f/bad_row.csv' has id, name, price, 'DIR/f/empty.csv' has  (hint: read the files of each kind by a pattern of their own)
+    invalid: files differ in their columns: '/DIR/f/bad_row.csv' has id, name, price, '/DIR/f/empty.csv' has  (hint: read the files of each kind by a pattern of their own)
     not_found: 's3://bucket/x.csv' is in a store that is not set up (hint: paths and file:// URLs are always there)
     "#);
     assert_eq!(fixture.rows("SELECT count(*) FROM things").await, "0");
