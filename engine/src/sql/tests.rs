@@ -211,3 +211,15 @@ fn question_marks_are_numbered_in_each_statement() {
         .collect();
     assert_eq!(shown, ["SELECT $1, '?', $2", "SELECT $1"]);
 }
+
+/// The page about SQL shows nothing that does not parse.
+#[test]
+fn the_page_about_sql_parses() {
+    let page = include_str!("../../../docs/sql.md");
+    let blocks: Vec<&str> =
+        page.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() > 4);
+    for block in blocks {
+        assert!(!parse(block).unwrap().is_empty(), "{block}");
+    }
+}
