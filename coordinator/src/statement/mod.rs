@@ -67,6 +67,12 @@ impl Run {
             return self.describe_query(query).await;
         }
         let empty = Arc::new(Schema::empty());
+        if let Statement::Insert(insert) = statement {
+            // With the table, whose columns give types to parameters that stand alone in VALUES.
+            let rows = self.planner(self.snapshot().await?).await?.insert(insert).await?;
+            let parameters = skep_engine::planner::parameters(&rows.plan)?;
+            return Ok(Description { kind: StatementKind::Update, schema: empty, parameters });
+        }
         if let Some((query, snapshot)) = self.source_of(statement).await? {
             let parameters = self.parameters_of(query, snapshot).await?;
             return Ok(Description { kind: StatementKind::Update, schema: empty, parameters });

@@ -42,7 +42,6 @@ impl Run {
         statement: &'a Statement,
     ) -> Result<Option<(&'a ast::Query, Arc<Snapshot>)>> {
         let query = match statement {
-            Statement::Insert(insert) => insert.source.as_deref(),
             Statement::CreateTableAs(create) => Some(&*create.query),
             Statement::CopyTo(copy) => match &copy.source {
                 CopySource::Query(query) => Some(&**query),

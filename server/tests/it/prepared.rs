@@ -92,7 +92,11 @@ async fn preparing_tells_queries_from_updates() {
 
     let update = prepare(&mut client, "INSERT INTO t VALUES ($1, $2)").await.unwrap();
     assert_eq!((update.is_update, update.dataset_schema.len()), (Some(true), 0));
-    assert_eq!(schema(&update.parameter_schema).fields().len(), 2);
+    let parameters = schema(&update.parameter_schema);
+    let types: Vec<&DataType> = parameters.fields().iter().map(|field| field.data_type()).collect();
+    assert_eq!(types, [&DataType::Int64, &DataType::Utf8]);
+    let nowhere = prepare(&mut client, "INSERT INTO nowhere VALUES ($1)").await.unwrap_err();
+    assert_eq!(nowhere.kind(), Kind::NotFound, "{nowhere:?}");
     let typed = prepare(&mut client, "SELECT s FROM t WHERE id = $1").await.unwrap();
     assert_eq!(schema(&typed.parameter_schema).field(0).data_type(), &DataType::Int64);
     assert_eq!(client.numbers("SELECT count(*) FROM t").await.unwrap(), [0]);
