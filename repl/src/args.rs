@@ -35,11 +35,12 @@ pub enum Input {
     File(PathBuf),
 }
 
-/// The options of `skep sql`, apart from the address.
+// The options of `skep sql`, apart from the address.
 #[derive(Debug, Clone, clap::Args)]
+#[expect(missing_docs, reason = "clap would put it in the place of the command's own help")]
 pub struct Args {
-    #[command(flatten)]
     /// `-c` and `-f`, in the order given.
+    #[command(flatten)]
     pub inputs: Inputs,
     /// How rows are written
     #[arg(long, value_enum, default_value_t = Format::Table)]
