@@ -15,7 +15,7 @@ pub fn to_datafusion(error: Error) -> DataFusionError {
 /// The error of ours inside `error`, or what comes closest to it.
 ///
 /// Looks through wrappers, then for text that [`Error::encode`] wrote (for errors that crossed a transport that only
-/// keeps text), then at the variant.
+/// keeps text), then at what DataFusion says, as [`skep_engine::error`] reads it.
 pub fn from_datafusion(error: &DataFusionError) -> Error {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
@@ -34,27 +34,7 @@ pub fn from_datafusion(error: &DataFusionError) -> Error {
         }
         next = cause.source();
     }
-    Error::decode(&error.to_string()).unwrap_or_else(|| classify(error))
-}
-
-fn classify(error: &DataFusionError) -> Error {
-    let kind = match error.find_root() {
-        DataFusionError::ResourcesExhausted(_) => Kind::Exhausted,
-        DataFusionError::NotImplemented(_) => Kind::Unsupported,
-        DataFusionError::Internal(_) | DataFusionError::ExecutionJoin(_) => Kind::Internal,
-        DataFusionError::ObjectStore(error) => match error.as_ref() {
-            object_store::Error::NotFound { .. } => Kind::NotFound,
-            object_store::Error::AlreadyExists { .. } => Kind::AlreadyExists,
-            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-                Kind::Denied
-            }
-            _ => Kind::Unavailable,
-        },
-        DataFusionError::IoError(_) => Kind::Unavailable,
-        DataFusionError::ParquetError(_) => Kind::Corrupt,
-        _ => Kind::Invalid,
-    };
-    Error::new(kind, error.strip_backtrace())
+    Error::decode(&error.to_string()).unwrap_or_else(|| skep_engine::error::from_ref(error))
 }
 
 /// What a failed call to the worker at `url` means: its own typed error, or that it cannot be reached.
