@@ -25,7 +25,7 @@ pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
 pub(crate) fn tables(shared: &Shared) -> Result<Vec<(String, Arc<dyn TableProvider>)>> {
     let schema = workers_schema();
     let table = workers(shared, &schema)
-        .and_then(|batch| Ok(MemTable::try_new(schema, vec![vec![batch]])?))
+        .and_then(|batch| MemTable::try_new(schema, vec![vec![batch]]))
         .map_err(|e| Error::internal("system.workers does not fit its schema").source(e))?;
     Ok(vec![("workers".to_owned(), Arc::new(table) as Arc<dyn TableProvider>)])
 }

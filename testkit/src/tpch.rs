@@ -260,9 +260,8 @@ impl Report {
             sum(|t| t.pipelined)
         );
         let datafusion = |t: &Timing| Some(t.datafusion);
-        let lanes: [(&str, fn(&Timing) -> Option<f64>); 2] =
-            [("local", |t| Some(t.local)), ("pipelined", |t| Some(t.pipelined))];
-        for (lane, of) in lanes {
+        for lane in ["local", "pipelined"] {
+            let of = |t: &Timing| Some(if lane == "local" { t.local } else { t.pipelined });
             if let Some(ratio) = self.ratio(of, datafusion) {
                 let _ = writeln!(
                     text,
