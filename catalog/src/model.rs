@@ -234,7 +234,7 @@ pub struct NewFile {
     pub stats: Vec<ColumnStats>,
 }
 
-/// What is known about one leaf column in one file. Texts are those of [`text`](crate::text).
+/// What is known about one leaf column in one file. Texts are those of [`crate::text`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ColumnStats {
     /// The id of the column.

@@ -21,7 +21,10 @@ pub(crate) fn check(quick: bool) -> Outcome {
     let mut lints = cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     lints.env("CARGO_TERM_COLOR", "auto");
     let mut rustdoc = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
-    rustdoc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
+    rustdoc.env(
+        "RUSTDOCFLAGS",
+        "-D warnings -A rustdoc::private_intra_doc_links -A rustdoc::redundant_explicit_links",
+    );
     let format = cargo(&["fmt", "--all", "--check"]);
     let commands = if quick { vec![format] } else { vec![format, lints, rustdoc] };
     for command in commands {

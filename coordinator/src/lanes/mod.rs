@@ -12,7 +12,7 @@
 //! so a query that loses a worker before its first row left is planned again without that worker.
 //!
 //! # Invariants
-//! - A plan runs on the workers only after [`validate`] accepted its stages.
+//! - A plan runs on the workers only after [`validate()`] accepted its stages.
 //! - Each attempt is planned anew from the logical plan: staged plans run once.
 //! - The rows have the schema of the logical plan, in either lane.
 //! - A stream ends without an error only if every row of every task arrived.
