@@ -26,15 +26,12 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 a statement failed, 2 wrong usag
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve a whole cluster from this process: coordinator, workers, replicated store
     Up(Up),
     /// Serve the coordinator of a cluster of processes
     Coordinator(Role),
     /// Serve one worker of a cluster of processes
     Worker(Role),
-    /// Run SQL, or open the shell
     Sql(Sql),
-    /// Build lake, warehouse and mart from real flight records, and show them
     Demo(Demo),
 }
 
