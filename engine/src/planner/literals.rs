@@ -7,12 +7,12 @@
 use std::ops::ControlFlow;
 
 use datafusion::arrow::datatypes::DataType;
+use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, cast};
 use datafusion::sql::sqlparser::ast::{self, VisitMut, VisitorMut};
 
 /// Functions whose arguments take one type together.
@@ -63,7 +63,7 @@ pub(super) fn folded(plan: LogicalPlan) -> Result<LogicalPlan> {
     })
 }
 
-/// `plan` with every decimal literal that stands beside a float as a float.
+/// `plan` with decimals that stand beside floats as floats.
 pub(super) fn beside_floats(plan: LogicalPlan) -> Result<LogicalPlan> {
     rewritten(plan, rewrite)
 }
@@ -128,17 +128,28 @@ fn with(expr: Expr, changed: bool) -> Transformed<Expr> {
     if changed { Transformed::yes(expr) } else { Transformed::no(expr) }
 }
 
-/// Turns the decimal literals among `exprs` into floats if another of them is one. Whether it did.
+/// Turns the decimal literals among `exprs` into floats if another of them is one; and all decimals if another is a float
+/// that is no literal, whose values are not known. Whether it did.
 fn settle<'a>(exprs: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) -> bool {
     let mut exprs: Vec<&mut Expr> = exprs.into_iter().collect();
-    let float = exprs.iter().any(|expr| expr.get_type(schema).is_ok_and(|ty| ty.is_floating()));
+    let types: Vec<Option<DataType>> = exprs.iter().map(|expr| expr.get_type(schema).ok()).collect();
+    let is_float = |ty: &Option<DataType>| ty.as_ref().is_some_and(DataType::is_floating);
+    let beside = types.iter().any(is_float);
+    let unknown =
+        exprs.iter().zip(&types).any(|(expr, ty)| is_float(ty) && !matches!(&**expr, Expr::Literal(..)));
     let mut changed = false;
-    for expr in &mut exprs {
-        if float
-            && let Expr::Literal(value @ ScalarValue::Decimal128(..), _) = &**expr
-            && let Ok(value) = value.cast_to(&DataType::Float64)
-        {
-            **expr = Expr::Literal(value, None);
+    for (expr, ty) in exprs.iter_mut().zip(&types) {
+        if !beside || !ty.as_ref().is_some_and(DataType::is_decimal) {
+            continue;
+        }
+        if let Expr::Literal(value, _) = &**expr {
+            if let Ok(value) = value.cast_to(&DataType::Float64) {
+                **expr = Expr::Literal(value, None);
+                changed = true;
+            }
+        } else if unknown {
+            let decimal = std::mem::take(&mut **expr);
+            **expr = cast(decimal, DataType::Float64);
             changed = true;
         }
     }

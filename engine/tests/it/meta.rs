@@ -127,17 +127,18 @@ async fn literals_with_a_point_are_exact() {
 #[tokio::test]
 async fn columns_of_two_types_take_one_that_holds_both() {
     let fixture = Fixture::new().await;
-    fixture.run("CREATE TABLE t (d DOUBLE, i INT)").await.unwrap();
-    fixture
-        .run("INSERT INTO t VALUES (1e300, 1), (CAST('NaN' AS DOUBLE), 2), (-2.5, 3), (NULL, NULL)")
-        .await
-        .unwrap();
+    fixture.run("CREATE TABLE t (d DOUBLE, i INT, m DECIMAL(10, 2))").await.unwrap();
+    let rows = "(1e300, 1, 1.25), (CAST('NaN' AS DOUBLE), 2, 2.5), (-2.5, 3, -2.5), (NULL, NULL, 0.5)";
+    fixture.run(&format!("INSERT INTO t VALUES {rows}")).await.unwrap();
     for (sql, rows) in [
         ("SELECT i FROM t WHERE d > 2.5 ORDER BY i", "1\n2"),
         ("SELECT i FROM t WHERE d BETWEEN -3.5 AND 0.5", "3"),
         ("SELECT i FROM t WHERE d IN (-2.5, 7.5)", "3"),
         ("SELECT coalesce(d, 0.5) FROM t ORDER BY i", "1e300\nNaN\n-2.5\n0.5"),
         ("SELECT CASE WHEN i > 1 THEN d ELSE 0.5 END FROM t ORDER BY i", "0.5\nNaN\n-2.5\n0.5"),
+        ("SELECT i FROM t WHERE d > m ORDER BY i", "1\n2"),
+        ("SELECT i FROM t WHERE m = 2.5e0 OR m = d ORDER BY i", "2\n3"),
+        ("SELECT coalesce(d, m) FROM t ORDER BY i", "1e300\nNaN\n-2.5\n0.5"),
         ("SELECT i FROM t WHERE i = 1 UNION ALL SELECT 2.5 ORDER BY 1", "1.0\n2.5"),
         ("SELECT x FROM (SELECT i AS x FROM t UNION ALL SELECT 2.5) AS u WHERE x > 2 ORDER BY x", "2.5\n3.0"),
     ] {
