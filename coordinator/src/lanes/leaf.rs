@@ -151,7 +151,7 @@ impl ScaleUpLeafNodeHandler for Spreader {
 }
 
 impl Spreader {
-    fn variants(
+    pub(super) fn variants(
         &self,
         scan: &FileScanConfig,
         tasks: usize,

@@ -161,3 +161,101 @@ impl Router {
         Ok(urls)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::catalog::memory::DataSourceExec;
+    use datafusion::datasource::listing::PartitionedFile;
+    use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+    use datafusion::execution::object_store::ObjectStoreUrl;
+    use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+    use skep_engine::{OnCoordinator, Replicas};
+
+    use super::*;
+    use crate::lanes::leaf::{Spreader, scan_tasks};
+
+    fn workers(count: usize) -> Vec<NodeInfo> {
+        let worker = |i| NodeInfo {
+            id: NodeId::new(format!("w{i}")).unwrap(),
+            zone: None,
+            url: format!("http://127.0.0.1:{}", 4000 + i).parse().unwrap(),
+            free: 0,
+        };
+        (1..=count).map(worker).collect()
+    }
+
+    fn scan(files: Vec<PartitionedFile>) -> Arc<dyn ExecutionPlan> {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let source = Arc::new(ParquetSource::new(schema));
+        let store = ObjectStoreUrl::local_filesystem();
+        let groups = vec![FileGroup::new(files)];
+        DataSourceExec::from_data_source(
+            FileScanConfigBuilder::new(store, source).with_file_groups(groups).build(),
+        )
+    }
+
+    fn held(name: &str, bytes: u64, by: &[usize]) -> PartitionedFile {
+        let nodes = by.iter().map(|i| NodeId::new(format!("w{i}")).unwrap()).collect();
+        PartitionedFile::new(name, bytes).with_extension(Replicas(nodes))
+    }
+
+    fn spread(leaf: &Arc<dyn ExecutionPlan>, workers: &[NodeInfo]) -> Arc<dyn ExecutionPlan> {
+        let spreader = Spreader { workers: workers.to_vec() };
+        let variants = spreader.variants(file_scan(leaf).unwrap(), workers.len(), 2);
+        let leaf = DistributedLeafExec::try_new(Arc::clone(leaf), variants).unwrap();
+        Arc::new(CoalescePartitionsExec::new(Arc::new(leaf)))
+    }
+
+    #[test]
+    fn tasks_go_to_the_holders_of_their_files() {
+        let workers = workers(3);
+        let files = vec![
+            held("a", 100, &[3]),
+            held("b", 100, &[2, 3]),
+            held("c", 100, &[1]),
+            held("d", 100, &[1, 2]),
+            held("e", 100, &[2]),
+            held("f", 100, &[3, 1]),
+        ];
+        let head = spread(&scan(files), &workers);
+        let places = places(&head, 3, &workers, 1);
+        assert_eq!(places, [Place::Worker(0), Place::Worker(1), Place::Worker(2)]);
+        let leaf = head.children()[0].downcast_ref::<DistributedLeafExec>().unwrap();
+        for (variant, worker) in leaf.variants().iter().zip(&workers) {
+            let held = held_bytes(file_scan(variant).unwrap());
+            assert_eq!(held[&worker.id], 200, "both files of a task are at its worker");
+        }
+    }
+
+    #[test]
+    fn a_single_task_goes_where_most_bytes_are() {
+        let workers = workers(3);
+        let leaf = scan(vec![held("a", 10, &[1]), held("b", 100, &[3]), held("c", 30, &[2])]);
+        assert_eq!(places(&leaf, 1, &workers, 1), [Place::Worker(2)]);
+    }
+
+    #[test]
+    fn tasks_without_hints_go_to_different_workers() {
+        let workers = workers(4);
+        let head =
+            spread(&scan((0..8).map(|i| PartitionedFile::new(format!("{i}"), 10)).collect()), &workers);
+        for (stage, tasks) in [(1, 4), (2, 3), (3, 2), (4, 1)] {
+            let mut chosen = places(&head, tasks, &workers, stage);
+            chosen.sort_by_key(|place| format!("{place:?}"));
+            chosen.dedup();
+            assert_eq!(chosen.len(), tasks, "stage {stage}");
+        }
+        let more = places(&head, 8, &workers, 1);
+        assert!((0..4).all(|i| more.iter().filter(|p| **p == Place::Worker(i)).count() == 2), "{more:?}");
+    }
+
+    #[test]
+    fn files_of_the_coordinator_stay_there() {
+        let workers = workers(3);
+        let leaf =
+            scan(vec![PartitionedFile::new("a", 100).with_extension(OnCoordinator), held("b", 900, &[2])]);
+        assert_eq!(scan_tasks(&leaf, file_scan(&leaf).unwrap(), 3), 1);
+        assert_eq!(places(&leaf, 1, &workers, 1), [Place::Coordinator]);
+    }
+}
