@@ -45,7 +45,7 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
     let doors = Doors::open(cluster.coordinator(), flight, http)?;
     cluster.folder().publish(&doors.endpoint())?;
     let workers = cluster.coordinator().members().all().len();
-    eprintln!("A cluster of a coordinator and {workers} workers runs in this process.\n");
+    println!("A cluster of a coordinator and {workers} workers runs in this process.\n");
 
     let (channel, door) = skep_server::flight::in_memory(cluster.coordinator().clone())?;
     let setting = format!(
@@ -61,7 +61,7 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
             break;
         }
         let (tasks, time) = (total_tasks(&cluster) - tasks, seconds(clock.instant() - started));
-        eprintln!("== {title} ({time}, {tasks} tasks on the workers)\n");
+        println!("== {title} ({time}, {tasks} tasks on the workers)\n");
     }
     if exit == Exit::Done {
         exit = shell(&channel, [setting.as_str(), QUESTIONS]).await;
@@ -112,24 +112,24 @@ fn summary(cluster: &Cluster, args: &Demo, doors: &Doors, time: Duration) {
     let tasks = cluster.coordinator().tasks();
     let each: Vec<String> = tasks.iter().map(|(node, count)| format!("{node} {count}")).collect();
     let data = args.data.display();
-    eprintln!("Tasks that each worker ran: {}.", each.join(", "));
-    eprintln!("Everything took {}.\n", seconds(time));
-    eprintln!("The data lies in {}:", cluster.folder().path().display());
-    eprintln!("  raw/             the files that were loaded");
-    eprintln!("  catalog.sqlite   tables, columns, statistics, snapshots (DuckLake 1.0)");
+    println!("Tasks that each worker ran: {}.", each.join(", "));
+    println!("Everything took {}.\n", seconds(time));
+    println!("The data lies in {}:", cluster.folder().path().display());
+    println!("  raw/             the files that were loaded");
+    println!("  catalog.sqlite   tables, columns, statistics, snapshots (DuckLake 1.0)");
     match cluster.folder().store() {
         crate::config::StoreKind::Skep => {
-            eprintln!("  worker-N/        Parquet blocks, each on as many workers as blocks.sqlite says\n");
+            println!("  worker-N/        Parquet blocks, each on as many workers as blocks.sqlite says\n");
         }
-        crate::config::StoreKind::File => eprintln!("  files/           Parquet files\n"),
+        crate::config::StoreKind::File => println!("  files/           Parquet files\n"),
     }
-    eprintln!("Try next:");
+    println!("Try next:");
     if args.stay {
-        eprintln!("  skep sql --url {}", doors.endpoint().flight);
+        println!("  skep sql --url {}", doors.endpoint().flight);
     } else {
-        eprintln!("  skep sql --data {data}");
-        eprintln!("  skep up --data {data}      then connect a BI tool to Flight SQL");
+        println!("  skep sql --data {data}");
+        println!("  skep up --data {data}      then connect a BI tool to Flight SQL");
     }
-    eprintln!("  SELECT * FROM mart.weather_delays ORDER BY late_percent DESC;");
-    eprintln!("  EXPLAIN SELECT count(*) FROM warehouse.flights WHERE cancelled;");
+    println!("  SELECT * FROM mart.weather_delays ORDER BY late_percent DESC;");
+    println!("  EXPLAIN SELECT count(*) FROM warehouse.flights WHERE cancelled;");
 }

@@ -162,7 +162,7 @@ pub(crate) fn drop_named(
 /// The error for a table or view that is not there, with the nearest name.
 pub(crate) fn missing(snapshot: &Snapshot, schema: &str, name: &Name, view: bool) -> Error {
     let what = if view { "view" } else { "table" };
-    let error = Error::not_found(format!("{what} '{schema}.{}' does not exist", name.name));
+    let error = Error::not_found(format!("{what} '{name}' does not exist"));
     let near = if view {
         names::nearest(&name.name, snapshot.views(schema).map(|v| v.name.as_str()))
     } else {
