@@ -38,7 +38,7 @@ pub(crate) struct Run {
     settings: Settings,
     query: QueryId,
     text: String,
-    /// Rows that came with the statement, once, as the table that [`ingest`](crate::ingest) names.
+    /// Rows that came with the statement, once, as the table that [`crate::ingest`] names.
     given: Option<Arc<dyn TableProvider>>,
 }
 
