@@ -28,7 +28,7 @@ use skep_engine::{Environment, Locate, Nowhere, runtime};
 use skep_store::keep::Keeper;
 use skep_store::near::Near;
 use skep_store::probe::Race;
-use skep_store::{Namespace, NamespaceClient, Nodes, Peers, SKEP_URL, SkepStore, Stores};
+use skep_store::{BlockServer, Disk, Namespace, NamespaceClient, Nodes, Peers, SKEP_URL, SkepStore, Stores};
 use skep_worker::{Tasks, Worker, node as worker_node, tasks};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -99,6 +99,7 @@ pub(crate) struct CoordinatorNode {
     stop: CancellationToken,
     serving: Task<Result<()>>,
     _keeper: Task<()>,
+    _beside: Task<()>,
 }
 
 impl CoordinatorNode {
@@ -117,10 +118,13 @@ impl CoordinatorNode {
         let namespace =
             Namespace::open(&blocks, store_config.clone(), Arc::clone(&nodes), Arc::clone(&clock)).await?;
         let remote = RemotePeers::new(options.secret.clone(), options.channel.clone(), store_config.clone());
-        let peers: Arc<dyn Peers> = match options.near {
-            Some(here) => Arc::new(Near::new(here, Arc::new(remote))),
-            None => Arc::new(remote),
-        };
+        let here = options.near.unwrap_or_default();
+        let remote: Arc<dyn Peers> = Arc::new(remote);
+        let beside = task::spawn(
+            "read beside workers",
+            read_beside(members.clone(), here.clone(), Arc::clone(&remote), store_config.clone()),
+        );
+        let peers: Arc<dyn Peers> = Arc::new(Near::new(here, remote));
         let namespace_client: Arc<dyn NamespaceClient> = Arc::new(namespace.clone());
         let store = SkepStore::new(skep_store::skep::Parts {
             namespace: Arc::clone(&namespace_client),
@@ -168,7 +172,7 @@ impl CoordinatorNode {
         let environment = Environment { catalog, runtime, shared_paths, locate, partitions };
         let coordinator = Coordinator::new(skep_coordinator::Config { environment, lanes, members })?;
         let keeper = Keeper::new(namespace, peers, clock).start();
-        Ok(Self { coordinator, stop, serving, _keeper: keeper })
+        Ok(Self { coordinator, stop, serving, _keeper: keeper, _beside: beside })
     }
 
     pub(crate) fn coordinator(&self) -> &Coordinator {
@@ -181,6 +185,33 @@ impl CoordinatorNode {
         self.stop.cancel();
         // It ends by itself now; how is of no use to anyone.
         let _ = self.serving.join().await;
+    }
+}
+
+/// Opens the folders of workers on this machine as they join, so that what runs in the coordinator reads their blocks
+/// without a network.
+async fn read_beside(
+    members: Members,
+    here: skep_store::local::InProcess,
+    remote: Arc<dyn Peers>,
+    config: skep_store::Config,
+) {
+    let mut changes = members.changes();
+    loop {
+        for (node, folder) in members.folders() {
+            if here.holds(&node) {
+                continue;
+            }
+            match Disk::open_beside(&folder, &node) {
+                Ok(disk) => here.insert(BlockServer::new(disk, Arc::clone(&remote), config.clone())),
+                Err(error) => {
+                    tracing::debug!(%node, error = error.report(), "its blocks are read over the network")
+                }
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The nodes of this process without a network, the others through another way.
+//! The nodes of this process and of this machine without a network, the others through another way.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,7 +34,12 @@ impl Peers for Near {
 
     async fn read(&self, from: &Peer, block: BlockId, range: Range<u64>) -> Result<BlockStream> {
         if self.here.holds(&from.id) {
-            return self.here.read(from, block, range).await;
+            match self.here.read(from, block, range.clone()).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    tracing::debug!(node = %from.id, %block, error = error.report(), "not read here")
+                }
+            }
         }
         self.beyond.read(from, block, range).await
     }

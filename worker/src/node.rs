@@ -127,6 +127,7 @@ impl Worker {
                 url: config.url.clone(),
                 free: disk.free().unwrap_or(0),
             },
+            folder: std::path::absolute(&config.data).unwrap_or(config.data),
             free: Arc::new(move || free.free().unwrap_or(0)),
             secret: config.secret,
             channel: config.channel,

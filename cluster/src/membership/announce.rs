@@ -1,6 +1,7 @@
 //! The worker's side: join, stay known, leave.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub struct Announcement {
     pub coordinator: Url,
     /// Id, zone and address as other nodes reach it.
     pub node: NodeInfo,
+    /// Its folder of blocks, for readers on the same machine.
+    pub folder: PathBuf,
     /// Bytes free for blocks, asked at each heartbeat.
     pub free: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// The cluster secret.
@@ -95,6 +98,8 @@ async fn join_with_retry(
             free_bytes: (announcement.free)(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: PROTOCOL_VERSION,
+            host: super::host(),
+            folder: announcement.folder.display().to_string(),
         };
         let error = match client.join(request).await {
             Ok(reply) => {

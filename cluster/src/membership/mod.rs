@@ -13,6 +13,13 @@ mod announce;
 mod service;
 mod state;
 
+/// Names the machine, and which boot of it: two processes that read the same name see the same disks, unless they are
+/// in containers of their own.
+fn host() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
 pub use announce::{Announcement, announce};
 pub use service::{Members, MembershipService};
 pub use state::{Config, State};

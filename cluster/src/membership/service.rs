@@ -1,5 +1,7 @@
 //! The coordinator's side: the live view, and the protocol that feeds it.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -26,6 +28,8 @@ struct Inner {
     state: Mutex<State>,
     config: Config,
     clock: Arc<dyn Clock>,
+    /// The folders of workers on this machine.
+    folders: Mutex<BTreeMap<NodeId, PathBuf>>,
     /// Counts joins and leaves, to wait on.
     changes: watch::Sender<u64>,
 }
@@ -33,7 +37,13 @@ struct Inner {
 impl Members {
     /// Nobody yet.
     pub fn new(config: Config, clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(Inner { state: Mutex::default(), config, clock, changes: watch::Sender::new(0) }))
+        Self(Arc::new(Inner {
+            state: Mutex::default(),
+            config,
+            clock,
+            folders: Mutex::default(),
+            changes: watch::Sender::new(0),
+        }))
     }
 
     /// Every known worker, also silent ones, with the time since it was heard of.
@@ -49,6 +59,11 @@ impl Members {
     /// Ticks at every join and leave; a worker that dies in silence does not tick.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
+    }
+
+    /// The block folders of workers that say they run on this machine.
+    pub fn folders(&self) -> BTreeMap<NodeId, PathBuf> {
+        self.0.folders.lock().clone()
     }
 
     /// A worker joins, see [`State::join`]. Returns the proof for its later calls.
@@ -131,6 +146,13 @@ impl Membership for MembershipService {
             url: url?,
             free: request.free_bytes,
         };
+        let near = request.host.is_some() && request.host == super::host() && !request.folder.is_empty();
+        let id = info.id.clone();
+        if near {
+            self.0.0.folders.lock().insert(id, PathBuf::from(request.folder));
+        } else {
+            self.0.0.folders.lock().remove(&id);
+        }
         let incarnation = self.0.join(info)?.to_string();
         let heartbeat_ms = u64::try_from(self.0.config().heartbeat.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::new(JoinReply { incarnation, heartbeat_ms }))

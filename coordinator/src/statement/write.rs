@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use skep_catalog::{Change, Column, NewFile, Snapshot, TableRef};
-use skep_common::Result;
+use skep_common::{Kind, Result};
 use skep_engine::error::from_datafusion;
 use skep_engine::planner::{NewTable, Planner, WriteInput};
 use skep_engine::sql::{CopyInto, CopyTo, CreateTableAs, Insert};
@@ -124,7 +124,14 @@ impl Run {
         let published =
             publish(&self.shared.environment.catalog, base, &self.author(), attempt, changes).await;
         if let Err(error) = published {
-            self.discard(paths).await;
+            // Only where the catalog refused: after any other error the commit may stand, and name these files.
+            let refused = matches!(
+                error.kind(),
+                Kind::Conflict | Kind::AlreadyExists | Kind::NotFound | Kind::Invalid | Kind::Unsupported
+            );
+            if refused {
+                self.discard(paths).await;
+            }
             return Err(error);
         }
         Ok(written)

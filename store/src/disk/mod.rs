@@ -55,7 +55,8 @@ struct Inner {
     identity: Mutex<Identity>,
     sidecars: Cache<BlockId, Arc<Sidecar>>,
     counter: AtomicU64,
-    _lock: File,
+    /// Absent: another process writes here.
+    _lock: Option<File>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -115,7 +116,29 @@ impl Disk {
             identity: Mutex::new(identity),
             sidecars: Cache::new(SIDECARS_MAX),
             counter: AtomicU64::new(0),
-            _lock: lock,
+            _lock: Some(lock),
+        })))
+    }
+
+    /// The folder of `node`, which another process of this machine has open, to read blocks without a network (HDFS calls
+    /// it a short-circuit read). Blocks are immutable, so that reading beside their owner is safe.
+    ///
+    /// # Errors
+    /// `NotFound` if the folder is not that node's, or cannot be read from here.
+    pub fn open_beside(folder: &Path, node: &NodeId) -> Result<Self> {
+        let absent = || Error::not_found(format!("'{}' is not the folder of node {node}", folder.display()));
+        if !folder.join("node.json").is_file() || !folder.join("blocks").is_dir() {
+            return Err(absent());
+        }
+        let identity = load_identity(folder, Some(node.clone())).map_err(|e| absent().source(e))?;
+        Ok(Self(Arc::new(Inner {
+            folder: folder.to_owned(),
+            node: identity.node.clone(),
+            chunk: 0,
+            identity: Mutex::new(identity),
+            sidecars: Cache::new(SIDECARS_MAX),
+            counter: AtomicU64::new(0),
+            _lock: None,
         })))
     }
 
