@@ -1,5 +1,5 @@
 //! One write through Ballista, with the same node as in the other lanes, while an executor is killed: what the durable lane
-//! will stand on. What it taught is in `docs/decisions/0008-ballista-spike.md`.
+//! will stand on. What it taught is in `docs/decisions/0012-ballista-spike.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
