@@ -21,11 +21,16 @@ pub mod slt;
 pub mod tpch;
 pub mod workers;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// The folder of the workspace.
+/// The folder of the workspace, from cargo's variables or, for a program started by hand, from the current folder.
+///
+/// Asked at run time: with a target folder shared by several checkouts, the program may stem from another one.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+    let start = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let start = start.or_else(|| std::env::current_dir().ok()).unwrap_or_default();
+    let root = start.ancestors().find(|folder| folder.join("Cargo.lock").is_file());
+    root.unwrap_or(&start).to_path_buf()
 }
 
 /// The folder `testdata`.

@@ -8,8 +8,10 @@ pub(crate) type Outcome<T = ()> = Result<T, String>;
 
 /// The folder of the workspace.
 pub(crate) fn root() -> PathBuf {
+    // Asked at run time: with a target folder shared by several checkouts, the program may stem from another one.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
     // The manifest of this crate lies one folder below.
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+    manifest.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 /// `cargo` with `arguments`, in the workspace.
