@@ -14,6 +14,7 @@ use skep_common::{Error, Result};
 use skep_engine::error::{from_datafusion, to_datafusion};
 use skep_engine::names::quote;
 
+use crate::deadline::within;
 use crate::session::{Done, Outcome, Session};
 use crate::statement::Run;
 use crate::system;
@@ -70,7 +71,8 @@ impl Session {
         let partition = Once { schema: Arc::clone(&columns), stream: Mutex::new(Some(rows)) };
         let table = StreamingTable::try_new(columns, vec![Arc::new(partition)]).map_err(from_datafusion)?;
         let run = Run::new(self, &parsed).with_given(Arc::new(table));
-        match run.execute(parsed.statement, Vec::new()).await? {
+        let timeout = self.0.settings.lock().statement_timeout();
+        match within(timeout, run.execute(parsed.statement, Vec::new())).await? {
             Outcome::Done(done) => Ok(Done { tag: "INSERT", ..done }),
             Outcome::Rows(_) => Err(Error::internal("writing rows gave rows")),
         }

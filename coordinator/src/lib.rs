@@ -5,6 +5,7 @@
 
 mod commit;
 mod coordinator;
+mod deadline;
 pub mod ingest;
 pub mod lanes;
 pub mod session;

@@ -8,10 +8,11 @@ use datafusion::scalar::ScalarValue;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use skep_common::{Error, QueryId, Result, SessionId};
+use skep_common::{QueryId, Result, SessionId};
 use skep_engine::settings::Settings;
 
 use crate::coordinator::Shared;
+use crate::deadline::within;
 use crate::lanes::Ran;
 use crate::statement::Run;
 use crate::tables;
@@ -141,7 +142,8 @@ impl Session {
     /// Runs `sql`, exactly one statement, once. An update is complete when this returns.
     ///
     /// # Errors
-    /// As [`Session::describe`], and the kinds of running; a query that fails later fails in its stream.
+    /// As [`Session::describe`], and the kinds of running; a query that fails later, or is not read to its end within
+    /// `skep.statement_timeout`, fails in its stream.
     pub fn execute<'a>(
         &'a self,
         sql: &'a str,
@@ -151,12 +153,7 @@ impl Session {
             let parsed = skep_engine::parse_one(sql)?;
             let run = Run::new(self, &parsed);
             let timeout = self.0.settings.lock().statement_timeout();
-            let Some(limit) = timeout else { return run.execute(parsed.statement, parameters).await };
-            match tokio::time::timeout(limit, run.execute(parsed.statement, parameters)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(Error::deadline(format!("the statement took longer than {limit:?}"))
-                    .hint("raise skep.statement_timeout, or SET it to none")),
-            }
+            within(timeout, run.execute(parsed.statement, parameters)).await
         }
         .boxed()
     }

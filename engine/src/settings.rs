@@ -95,7 +95,7 @@ const SPECS: [Spec; 9] = [
     Spec {
         name: TIMEOUT,
         default: "none",
-        about: "time after which a statement is cancelled, as in 30s or 5min; none: never",
+        about: "time after which a statement is cancelled, its rows read or not, as in 30s or 5min; none: never",
         check: timeout,
     },
     Spec {

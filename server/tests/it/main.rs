@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod cancelling;
+mod deadline;
 mod http;
 mod ingest;
 mod metadata;
