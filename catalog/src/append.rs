@@ -1,6 +1,6 @@
 //! Writes the rows of added and removed files, and widens what is known about their table.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use skep_common::{Error, Result};
 use skep_metadb::database_error;
@@ -23,7 +23,7 @@ type GlobalRow = (Option<i64>, Option<i64>, Option<String>, Option<String>);
 
 impl Writer<'_> {
     /// Adds `files` to table `id`, which has `columns`.
-    pub(crate) async fn append(&mut self, id: i64, columns: &[Column], files: &[NewFile]) -> Result<()> {
+    pub(crate) async fn append(&mut self, id: i64, columns: &[Column], files: &[&NewFile]) -> Result<()> {
         let doing = || format!("cannot add files to table {id}");
         let before = self.table_stats(id).await.map_err(|e| database_error(doing(), e))?;
         let first_file = self.next_file_id;
@@ -62,7 +62,7 @@ impl Writer<'_> {
         &mut self,
         id: i64,
         mut stats: TableStats,
-        files: &[NewFile],
+        files: &[&NewFile],
     ) -> Result<TableStats> {
         let doing = || format!("cannot add files to table {id}");
         let partition = if files.iter().any(|file| !file.partition.is_empty()) {
@@ -145,7 +145,7 @@ impl Writer<'_> {
         &mut self,
         id: i64,
         first_file: i64,
-        files: &[NewFile],
+        files: &[&NewFile],
         leaves: &HashMap<i64, &Column>,
     ) -> Result<(), sqlx::Error> {
         let rows: Vec<(i64, &ColumnStats)> = (first_file..)
@@ -260,7 +260,12 @@ impl Writer<'_> {
     }
 
     /// Ends files of table `id`.
-    pub(crate) async fn remove_files(&mut self, base: &Snapshot, id: i64, files: &[i64]) -> Result<()> {
+    pub(crate) async fn remove_files(
+        &mut self,
+        base: &Snapshot,
+        id: i64,
+        files: &BTreeSet<i64>,
+    ) -> Result<()> {
         let doing = || format!("cannot remove files of table {id}");
         let name = base.table_by_id(id).map_or_else(String::new, |t| format!("{}.{}", t.schema_name, t.name));
         for file in files {
@@ -279,7 +284,7 @@ impl Writer<'_> {
             .map_err(|e| database_error(doing(), e))?;
             if done.rows_affected() != 1 {
                 return Err(Error::conflict(format!(
-                    "file {file} of table '{name}' was changed by another commit since this statement began"
+                    "file {file} of table '{name}' was changed by another commit in the meantime"
                 ))
                 .hint("run the statement again"));
             }

@@ -169,7 +169,7 @@ impl Catalog {
 
     /// Starts collecting changes that were decided on `base`. Touches nothing before it is committed.
     pub fn begin(&self, base: Arc<Snapshot>, info: CommitInfo) -> Transaction {
-        Transaction { catalog: self.clone(), base, info, changes: Vec::new(), side: Vec::new() }
+        Transaction::new(self.clone(), base, info)
     }
 
     /// The snapshot that the commit of `key` made, if there was one.

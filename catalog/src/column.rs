@@ -92,6 +92,11 @@ pub fn leaves(columns: &[Column]) -> Vec<&Column> {
     out
 }
 
+/// All columns and the fields inside them, in pre-order.
+pub(crate) fn all(columns: &[Column]) -> Vec<&Column> {
+    columns.iter().flat_map(|column| std::iter::once(column).chain(all(&column.children))).collect()
+}
+
 /// Refuses names that are empty or equal but for case, at every level.
 pub(crate) fn check_names(columns: &[Column]) -> Result<()> {
     let mut seen = HashSet::new();

@@ -21,7 +21,7 @@ use crate::conflict::{self, Names};
 use crate::load;
 use crate::model::Snapshot;
 use crate::plan::Plan;
-use crate::transaction::{Committed, Transaction};
+use crate::transaction::{Committed, Parts};
 use crate::write::Writer;
 
 /// The newest row of `ducklake_snapshot`.
@@ -43,8 +43,8 @@ fn backoff() -> ExponentialBuilder {
         .with_jitter()
 }
 
-pub(crate) async fn run(transaction: Transaction) -> Result<Committed> {
-    let plan = Plan::new(&transaction.base, &transaction.changes)?;
+pub(crate) async fn run(transaction: Parts) -> Result<Committed> {
+    let plan = Plan::new(&transaction.base, &transaction.target);
     (|| attempt(&transaction, &plan))
         .retry(backoff())
         .when(|error| error.kind() == Kind::Unavailable)
@@ -52,7 +52,7 @@ pub(crate) async fn run(transaction: Transaction) -> Result<Committed> {
         .await
 }
 
-async fn attempt(transaction: &Transaction, plan: &Plan) -> Result<Committed> {
+async fn attempt(transaction: &Parts, plan: &Plan<'_>) -> Result<Committed> {
     let mut tx = transaction.catalog.db().begin().await?;
     if let Some(snapshot) = snapshot_of_key(&mut tx, transaction).await? {
         return Ok(Committed { snapshot, already: true });
@@ -70,7 +70,7 @@ async fn attempt(transaction: &Transaction, plan: &Plan) -> Result<Committed> {
     let snapshot = if plan.is_empty() {
         head.snapshot
     } else {
-        Writer::new(&mut tx, head, &time).write(transaction, plan).await?
+        Writer::new(&mut tx, head, &time).write(base, &transaction.info, plan).await?
     };
     sqlx::query("INSERT INTO skep_commit (key, snapshot_id, committed_at) VALUES (?, ?, ?)")
         .bind(transaction.info.key.to_string())
@@ -79,6 +79,11 @@ async fn attempt(transaction: &Transaction, plan: &Plan) -> Result<Committed> {
         .execute(tx.conn())
         .await
         .map_err(|e| database_error("cannot record the commit", e))?;
+    sqlx::query("DELETE FROM skep_transaction WHERE key = ?")
+        .bind(transaction.info.key.to_string())
+        .execute(tx.conn())
+        .await
+        .map_err(|e| database_error("cannot take away what was written down of a transaction", e))?;
     for side in &transaction.side {
         side.apply(tx.conn(), snapshot).await?;
     }
@@ -86,7 +91,7 @@ async fn attempt(transaction: &Transaction, plan: &Plan) -> Result<Committed> {
     Ok(Committed { snapshot, already: false })
 }
 
-async fn snapshot_of_key(tx: &mut WriteTx, transaction: &Transaction) -> Result<Option<i64>> {
+async fn snapshot_of_key(tx: &mut WriteTx, transaction: &Parts) -> Result<Option<i64>> {
     let row: Option<(i64,)> = sqlx::query_as("SELECT snapshot_id FROM skep_commit WHERE key = ?")
         .bind(transaction.info.key.to_string())
         .fetch_optional(tx.conn())
@@ -109,7 +114,7 @@ async fn head(tx: &mut WriteTx) -> Result<Head> {
     Ok(Head { snapshot, time, schema_version, next_catalog_id, next_file_id })
 }
 
-async fn check_conflicts(tx: &mut WriteTx, base: &Snapshot, head: &Head, plan: &Plan) -> Result<()> {
+async fn check_conflicts(tx: &mut WriteTx, base: &Snapshot, head: &Head, plan: &Plan<'_>) -> Result<()> {
     let rows: Vec<(i64, Option<String>)> = sqlx::query_as(
         "SELECT snapshot_id, changes_made FROM ducklake_snapshot_changes WHERE snapshot_id > ? ORDER BY snapshot_id",
     )

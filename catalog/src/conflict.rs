@@ -43,10 +43,8 @@ pub fn check(ours: &[Token], theirs: &[(i64, Vec<Token>)], names: &impl Names) -
             for our in ours {
                 if clash(our, their, names) {
                     let what = describe(their, names);
-                    return Err(Error::conflict(format!(
-                        "snapshot {snapshot} {what} since this statement began"
-                    ))
-                    .hint("run the statement again: it will see that change"));
+                    return Err(Error::conflict(format!("snapshot {snapshot} {what} in the meantime"))
+                        .hint("run the statement again: it will see that change"));
                 }
             }
         }
@@ -227,7 +225,7 @@ mod tests {
     fn the_message_says_who_did_what() {
         let theirs = [(8, Vec::new()), (9, vec![Token::DeletedFromTable(7)])];
         let error = check(&[Token::InsertedIntoTable(7)], &theirs, &Base).unwrap_err();
-        assert_eq!(error.message(), "snapshot 9 deleted rows of table 'lake.t7' since this statement began");
+        assert_eq!(error.message(), "snapshot 9 deleted rows of table 'lake.t7' in the meantime");
         assert!(error.kind().retryable());
     }
 }

@@ -92,7 +92,8 @@ pub(crate) const TABLES: &str = r#"
 "#;
 
 /// Our own tables, numbered; see [`MetaDb::migrate`](skep_metadb::MetaDb::migrate).
-pub(crate) const MIGRATIONS: [&str; 1] = [r#"
+pub(crate) const MIGRATIONS: [&str; 2] = [
+    r#"
     -- which snapshot a commit of some key made
     CREATE TABLE skep_commit (key TEXT PRIMARY KEY, snapshot_id INTEGER NOT NULL, committed_at TEXT NOT NULL);
 
@@ -113,7 +114,14 @@ pub(crate) const MIGRATIONS: [&str; 1] = [r#"
     CREATE INDEX skep_file_stats_by_file ON ducklake_file_column_stats (table_id, data_file_id);
     CREATE INDEX skep_partition_value_by_file ON ducklake_file_partition_value (table_id, data_file_id);
     CREATE INDEX skep_column_by_table ON ducklake_column (table_id);
-"#];
+"#,
+    r#"
+    -- transactions that were written down before their commit
+    CREATE TABLE skep_transaction (
+        key TEXT PRIMARY KEY, base INTEGER NOT NULL, author TEXT, message TEXT, changes TEXT NOT NULL,
+        saved_at TEXT NOT NULL);
+"#,
+];
 
 #[cfg(test)]
 mod tests {

@@ -62,15 +62,36 @@ impl FileCache {
     }
 }
 
+/// The files of table `id`, those that the transaction of an overlaid snapshot staged among them.
 pub(crate) async fn list(
     db: &MetaDb,
     cache: &FileCache,
     snapshot: &Snapshot,
     id: i64,
 ) -> Result<Arc<Vec<Arc<DataFile>>>> {
-    let table = snapshot
-        .table_by_id(id)
-        .ok_or_else(|| Error::not_found(format!("table {id} does not exist in snapshot {}", snapshot.id)))?;
+    let Some(overlay) = &snapshot.overlay else {
+        return committed(db, cache, snapshot, id).await;
+    };
+    let table = find(snapshot, id)?;
+    let base = if id < 0 { Arc::default() } else { committed(db, cache, &overlay.base, id).await? };
+    Ok(match overlay.rows.get(&id) {
+        None => base,
+        Some(staged) => Arc::new(staged.over(table, snapshot.id, &base)),
+    })
+}
+
+fn find(snapshot: &Snapshot, id: i64) -> Result<&TableDef> {
+    let table = snapshot.table_by_id(id).map(AsRef::as_ref);
+    table.ok_or_else(|| Error::not_found(format!("table {id} does not exist in snapshot {}", snapshot.id)))
+}
+
+async fn committed(
+    db: &MetaDb,
+    cache: &FileCache,
+    snapshot: &Snapshot,
+    id: i64,
+) -> Result<Arc<Vec<Arc<DataFile>>>> {
+    let table = find(snapshot, id)?;
     if table.external.is_some() {
         return Err(Error::internal(format!(
             "external table '{}.{}' has no files in the catalog",

@@ -5,8 +5,9 @@
 //!                    |
 //!   snapshot() --> Snapshot --files()--> [DataFile]        read: pinned, cached, shared
 //!                    |
-//!                begin(base) --push(Change)--> Transaction --commit--> next Snapshot
-//!                                              (one database transaction, or nothing)
+//!                begin(base) --apply(Changes)--> Transaction --commit--> next Snapshot
+//!                                 ^                  |           (one database transaction, or nothing)
+//!                                 +--- snapshot() <--+           what its own statements read
 //! ```
 //!
 //! The tables are those of the DuckLake specification, so that DuckDB can attach the same database; rows of our own are
@@ -26,6 +27,7 @@
 //! # Source
 //! The DuckLake specification, version 1.0, <https://ducklake.select/docs/stable/specification/introduction>.
 
+mod alter;
 mod append;
 mod calendar;
 mod catalog;
@@ -39,7 +41,9 @@ mod files;
 mod footer;
 mod load;
 mod model;
+mod overlay;
 mod plan;
+mod save;
 pub mod text;
 mod transaction;
 mod types;
@@ -55,5 +59,6 @@ pub use footer::{Nans, footer_size, nan_columns, stats_from_parquet, without_bou
 pub use model::{
     ColumnStats, DIALECT, DataFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot, TableDef, ViewDef,
 };
-pub use transaction::{Change, CommitInfo, Committed, SideEffect, TableRef, Transaction};
+pub use save::Saved;
+pub use transaction::{Change, CommitInfo, Committed, SideEffect, Transaction};
 pub use types::{LakeType, UTC};

@@ -51,7 +51,16 @@ pub(crate) async fn snapshot(db: &MetaDb, id: i64, near: Option<&Snapshot>) -> R
         }
     }
     let by_id = tables.values().map(|table| (table.id, Arc::clone(table))).collect();
-    Ok(Snapshot { id, schema_version, time, schemas: loaded.schemas, tables, views: loaded.views, by_id })
+    Ok(Snapshot {
+        id,
+        schema_version,
+        time,
+        schemas: loaded.schemas,
+        tables,
+        views: loaded.views,
+        by_id,
+        overlay: None,
+    })
 }
 
 /// As DuckDB writes it. Later times have greater texts.

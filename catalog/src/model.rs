@@ -10,13 +10,15 @@ use skep_common::{Error, Result};
 use uuid::Uuid;
 
 use crate::column::{self, Column};
+use crate::overlay::Overlay;
 use crate::text::{self, Bound};
 use crate::types::LakeType;
 
-/// The state of the whole catalog after one commit. Two readers of one snapshot see the same for ever.
+/// The state of the whole catalog after one commit, or what a transaction made of it so far. Two readers of one
+/// snapshot see the same for ever.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Grows by one with every commit.
+    /// Grows by one with every commit. That of the base for what a transaction made.
     pub id: i64,
     /// Grows with every commit that changes a name or a column.
     pub schema_version: i64,
@@ -26,6 +28,8 @@ pub struct Snapshot {
     pub(crate) tables: BTreeMap<(String, String), Arc<TableDef>>,
     pub(crate) views: BTreeMap<(String, String), ViewDef>,
     pub(crate) by_id: HashMap<i64, Arc<TableDef>>,
+    /// Set for what a transaction reads: changes of its own on a snapshot.
+    pub(crate) overlay: Option<Arc<Overlay>>,
 }
 
 impl Snapshot {
@@ -144,6 +148,26 @@ pub struct TableDef {
 }
 
 impl TableDef {
+    /// A table without columns.
+    pub(crate) fn empty(id: i64, schema: &SchemaDef, name: &str) -> Self {
+        Self {
+            id,
+            uuid: Uuid::now_v7(),
+            schema: schema.id,
+            schema_name: schema.name.clone(),
+            name: name.to_owned(),
+            path: String::new(),
+            absolute: false,
+            columns: Vec::new(),
+            next_column_id: 1,
+            comment: None,
+            record_count: 0,
+            bytes: 0,
+            external: None,
+            misnamed: Vec::new(),
+        }
+    }
+
     /// What queries see: logical names.
     pub fn arrow_schema(&self) -> SchemaRef {
         Arc::new(column::logical_schema(&self.columns))

@@ -1,36 +1,85 @@
-//! Checks the changes of a transaction against its base, before the database is touched.
+//! What a transaction amounts to: the differences between its base and what it made of it.
+//!
+//! What came and went inside the transaction leaves no trace. Pure.
 
-use std::collections::{HashMap, HashSet};
-
-use skep_common::{Error, Result};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::changes::Token;
-use crate::column::{self, Column};
-use crate::model::{NewFile, Snapshot, TableDef};
-use crate::transaction::{Change, TableRef};
+use crate::model::{SchemaDef, Snapshot, TableDef, ViewDef};
+use crate::overlay::Staged;
 
-/// What the changes amount to. Pure.
+/// The differences, each in the order of ids: what was made first comes first.
 #[derive(Debug, Default)]
-pub(crate) struct Plan {
+pub(crate) struct Plan<'a> {
+    pub(crate) dropped_schemas: Vec<&'a SchemaDef>,
+    pub(crate) dropped_tables: Vec<&'a Arc<TableDef>>,
+    pub(crate) dropped_views: Vec<&'a ViewDef>,
+    pub(crate) created_schemas: Vec<&'a SchemaDef>,
+    pub(crate) created_tables: Vec<&'a Arc<TableDef>>,
+    pub(crate) created_views: Vec<&'a ViewDef>,
+    /// Before and after.
+    pub(crate) altered: Vec<(&'a TableDef, &'a TableDef)>,
+    /// By table, which the plan may create.
+    pub(crate) rows: BTreeMap<i64, (&'a TableDef, &'a Staged)>,
     tokens: Vec<Token>,
-    /// Whether a name or a column changes.
-    pub(crate) changes_schema: bool,
-    changes_rows: bool,
 }
 
-impl Plan {
-    pub(crate) fn new(base: &Snapshot, changes: &[Change]) -> Result<Self> {
-        let mut planner =
-            Planner { base, plan: Plan::default(), created: HashMap::new(), dropped: HashSet::new() };
-        for change in changes {
-            planner.add(change)?;
+impl<'a> Plan<'a> {
+    /// What turns `base` into `target`, which lies over it.
+    pub(crate) fn new(base: &'a Snapshot, target: &'a Snapshot) -> Self {
+        let mut plan = Plan::default();
+        let Some(overlay) = &target.overlay else { return plan };
+        plan.schemas(base, target);
+        plan.views(base, target);
+        for table in base.by_id.values() {
+            match target.by_id.get(&table.id) {
+                None => plan.dropped_tables.push(table),
+                Some(after) if !same_definition(table, after) => plan.altered.push((table, after)),
+                Some(_) => {}
+            }
         }
-        Ok(planner.plan)
+        plan.created_tables.extend(target.by_id.values().filter(|table| table.id < 0));
+        for (id, staged) in &overlay.rows {
+            if let Some(table) = target.by_id.get(id) {
+                plan.rows.insert(*id, (table, staged));
+            }
+        }
+        plan.dropped_tables.sort_by_key(|table| table.id);
+        plan.created_tables.sort_by_key(|table| -table.id);
+        plan.altered.sort_by_key(|(table, _)| table.id);
+        plan.tokens = plan.tokens_of();
+        plan
+    }
+
+    fn schemas(&mut self, base: &'a Snapshot, target: &'a Snapshot) {
+        let kept = |schema: &SchemaDef| target.schemas().any(|other| other.id == schema.id);
+        self.dropped_schemas.extend(base.schemas().filter(|schema| !kept(schema)));
+        self.created_schemas.extend(target.schemas().filter(|schema| schema.id < 0));
+        self.created_schemas.sort_by_key(|schema| -schema.id);
+    }
+
+    fn views(&mut self, base: &'a Snapshot, target: &'a Snapshot) {
+        let kept = |view: &ViewDef| target.views.values().any(|other| other.id == view.id);
+        self.dropped_views.extend(base.views.values().filter(|view| !kept(view)));
+        self.created_views.extend(target.views.values().filter(|view| view.id < 0));
+        self.created_views.sort_by_key(|view| -view.id);
     }
 
     /// Nothing would change.
     pub(crate) fn is_empty(&self) -> bool {
-        !self.changes_schema && !self.changes_rows
+        !self.changes_schema() && self.rows.is_empty()
+    }
+
+    /// Whether a name or a column changes.
+    pub(crate) fn changes_schema(&self) -> bool {
+        !(self.dropped_schemas.is_empty()
+            && self.dropped_tables.is_empty()
+            && self.dropped_views.is_empty()
+            && self.created_schemas.is_empty()
+            && self.created_tables.is_empty()
+            && self.created_views.is_empty()
+            && self.altered.is_empty())
     }
 
     /// What the transaction does, as far as other commits can get in its way. External tables count as tables here,
@@ -38,154 +87,40 @@ impl Plan {
     pub(crate) fn tokens_on_base(&self) -> &[Token] {
         &self.tokens
     }
-}
 
-struct Planner<'a> {
-    base: &'a Snapshot,
-    plan: Plan,
-    created: HashMap<u32, &'a [Column]>,
-    dropped: HashSet<i64>,
-}
-
-impl<'a> Planner<'a> {
-    fn add(&mut self, change: &'a Change) -> Result<()> {
-        match change {
-            Change::Append { table, files } => return self.append(*table, files),
-            Change::RemoveFiles { table, files } => {
-                if !files.is_empty() {
-                    self.existing(*table)?;
-                    self.plan.tokens.push(Token::DeletedFromTable(*table));
-                    self.plan.changes_rows = true;
-                }
-                return Ok(());
+    fn tokens_of(&self) -> Vec<Token> {
+        let table = |table: &TableDef| Token::CreatedTable(table.schema_name.clone(), table.name.clone());
+        let view = |view: &ViewDef| Token::CreatedView(view.schema_name.clone(), view.name.clone());
+        let mut tokens = Vec::new();
+        tokens.extend(self.dropped_schemas.iter().map(|schema| Token::DroppedSchema(schema.id)));
+        let dropped = self.dropped_tables.iter().filter(|table| table.external.is_none());
+        tokens.extend(dropped.map(|table| Token::DroppedTable(table.id)));
+        tokens.extend(self.dropped_views.iter().map(|view| Token::DroppedView(view.id)));
+        tokens.extend(self.created_schemas.iter().map(|schema| Token::CreatedSchema(schema.name.clone())));
+        tokens.extend(self.created_tables.iter().map(|created| table(created)));
+        tokens.extend(self.created_views.iter().map(|created| view(created)));
+        for (before, after) in &self.altered {
+            if (&before.schema_name, &before.name) != (&after.schema_name, &after.name) {
+                tokens.push(table(after));
             }
-            Change::CreateSchema { name } => {
-                check_name("schema", name)?;
-                self.plan.tokens.push(Token::CreatedSchema(name.clone()));
-            }
-            Change::DropSchema { id } => self.drop_schema(*id)?,
-            Change::CreateTable { handle, schema, name, columns, .. } => {
-                check_name("table", name)?;
-                column::check_ids(columns)?;
-                if self.created.insert(*handle, columns).is_some() {
-                    return Err(Error::internal(format!("two new tables have the handle {handle}")));
-                }
-                self.plan.tokens.push(Token::CreatedTable(schema.clone(), name.clone()));
-            }
-            Change::DropTable { id } => {
-                let table = self.table(*id)?;
-                if table.external.is_none() {
-                    self.plan.tokens.push(Token::DroppedTable(*id));
-                }
-                self.dropped.insert(*id);
-            }
-            Change::PutView { schema, name, or_replace, .. } => {
-                check_name("view", name)?;
-                if let Some(old) = self.base.view(schema, name).filter(|_| *or_replace) {
-                    self.plan.tokens.push(Token::DroppedView(old.id));
-                }
-                self.plan.tokens.push(Token::CreatedView(schema.clone(), name.clone()));
-            }
-            Change::DropView { id } => {
-                if !self.base.views.values().any(|view| view.id == *id) {
-                    return Err(Error::not_found(format!("view {id} does not exist")));
-                }
-                self.plan.tokens.push(Token::DroppedView(*id));
-            }
-            Change::PutExternal { schema, name, columns, .. } => {
-                check_name("table", name)?;
-                column::check_ids(columns)?;
-                self.plan.tokens.push(Token::CreatedTable(schema.clone(), name.clone()));
-            }
-            Change::Comment { table, .. } => {
-                if self.table(*table)?.external.is_none() {
-                    self.plan.tokens.push(Token::AlteredTable(*table));
-                }
+            if before.external.is_none() {
+                tokens.push(Token::AlteredTable(before.id));
             }
         }
-        self.plan.changes_schema = true;
-        Ok(())
-    }
-
-    fn drop_schema(&mut self, id: i64) -> Result<()> {
-        let schema = self.base.schemas().find(|schema| schema.id == id);
-        let schema = schema.ok_or_else(|| Error::not_found(format!("schema {id} does not exist")))?;
-        if schema.name == "main" {
-            return Err(
-                Error::invalid("schema 'main' cannot be dropped").hint("every catalog has this schema")
-            );
+        for (&id, (_, staged)) in self.rows.iter().filter(|(id, _)| **id >= 0) {
+            if !staged.added.is_empty() {
+                tokens.push(Token::InsertedIntoTable(id));
+            }
+            if !staged.removed.is_empty() {
+                tokens.push(Token::DeletedFromTable(id));
+            }
         }
-        self.plan.tokens.push(Token::DroppedSchema(id));
-        Ok(())
-    }
-
-    fn append(&mut self, table: TableRef, files: &[NewFile]) -> Result<()> {
-        let columns = match table {
-            TableRef::Existing(id) => self.existing(id)?.columns.as_slice(),
-            TableRef::New(handle) => self
-                .created
-                .get(&handle)
-                .ok_or_else(|| Error::internal(format!("no new table has the handle {handle}")))?,
-        };
-        if files.is_empty() {
-            return Ok(());
-        }
-        let leaves: HashSet<i64> = column::leaves(columns).iter().map(|leaf| leaf.id).collect();
-        for file in files {
-            check_file(file, &leaves)?;
-        }
-        if let TableRef::Existing(id) = table {
-            self.plan.tokens.push(Token::InsertedIntoTable(id));
-        }
-        self.plan.changes_rows = true;
-        Ok(())
-    }
-
-    fn table(&self, id: i64) -> Result<&'a TableDef> {
-        let table = self.base.table_by_id(id).filter(|_| !self.dropped.contains(&id));
-        table.map(AsRef::as_ref).ok_or_else(|| Error::not_found(format!("table {id} does not exist")))
-    }
-
-    /// A table whose rows we may change.
-    fn existing(&self, id: i64) -> Result<&'a TableDef> {
-        let table = self.table(id)?;
-        if table.external.is_some() {
-            return Err(Error::invalid(format!(
-                "external table '{}.{}' is read-only",
-                table.schema_name, table.name
-            ))
-            .hint("write into its folder with COPY ... TO, or insert into a table of the catalog"));
-        }
-        table.supported()?;
-        Ok(table)
+        tokens
     }
 }
 
-fn check_name(what: &str, name: &str) -> Result<()> {
-    if name.is_empty() || name.contains('\0') {
-        return Err(Error::invalid(format!("a {what} cannot have the name '{}'", name.escape_debug())));
-    }
-    Ok(())
-}
-
-fn check_file(file: &NewFile, leaves: &HashSet<i64>) -> Result<()> {
-    let refuse = |why: String| Err(Error::internal(format!("data file '{}' {why}", file.path)));
-    if file.path.is_empty() || file.path.starts_with('/') || file.path.contains("://") {
-        return refuse("is not named relative to its table".to_owned());
-    }
-    if file.rows == 0 {
-        return refuse("has no rows".to_owned());
-    }
-    let seen: HashSet<i64> = file.stats.iter().map(|stats| stats.column).collect();
-    if seen.len() != file.stats.len() {
-        return refuse("has two statistics for one column".to_owned());
-    }
-    // A leaf without statistics would be skipped by every filter of another engine.
-    if let Some(missing) = leaves.difference(&seen).min() {
-        return refuse(format!("has no statistics for column {missing}"));
-    }
-    if let Some(foreign) = seen.difference(leaves).min() {
-        return refuse(format!("has statistics for column {foreign}, which the table does not have"));
-    }
-    Ok(())
+/// Whether two states of a table differ at most in their rows.
+fn same_definition(a: &TableDef, b: &TableDef) -> bool {
+    let rest = |table: &TableDef| TableDef { record_count: 0, bytes: 0, ..table.clone() };
+    std::ptr::eq(a, b) || rest(a) == rest(b)
 }

@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use skep_common::{Error, Result, task};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
@@ -31,17 +33,9 @@ impl CommitInfo {
     }
 }
 
-/// A table that exists in the base, or one that the same transaction creates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TableRef {
-    /// By its id.
-    Existing(i64),
-    /// By the handle of its [`Change::CreateTable`].
-    New(u32),
-}
-
 /// One change. Those of a transaction apply in order: drop a table first to create another of its name.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Change {
     /// A schema of a name that is free.
     CreateSchema {
@@ -55,8 +49,8 @@ pub enum Change {
     },
     /// A table of a name that is free.
     CreateTable {
-        /// How later changes of this transaction name it.
-        handle: u32,
+        /// How later changes of the transaction name it: below zero, see [`Snapshot::fresh_id`].
+        id: i64,
         /// Its schema, which may be one this transaction creates.
         schema: String,
         /// Its name.
@@ -104,6 +98,20 @@ pub enum Change {
         /// Whether an external table of that name goes.
         or_replace: bool,
     },
+    /// A table gets another name, which is free in its schema.
+    RenameTable {
+        /// Its id.
+        table: i64,
+        /// The name.
+        name: String,
+    },
+    /// The columns of a table become these. A column that has the id of one that was there is that one, changed.
+    SetColumns {
+        /// The table, not an external one.
+        table: i64,
+        /// All of them. Ids of columns that come to it are at least [`TableDef::next_column_id`](crate::TableDef).
+        columns: Vec<Column>,
+    },
     /// What people say about a table.
     Comment {
         /// Its id.
@@ -114,7 +122,7 @@ pub enum Change {
     /// Rows are added.
     Append {
         /// The table, not an external one.
-        table: TableRef,
+        table: i64,
         /// The files, which must be durable in the store by now.
         files: Vec<NewFile>,
     },
@@ -122,7 +130,7 @@ pub enum Change {
     RemoveFiles {
         /// The table.
         table: i64,
-        /// Ids of files that the base names.
+        /// Ids of files that the transaction sees.
         files: Vec<i64>,
     },
 }
@@ -147,31 +155,89 @@ pub struct Committed {
 }
 
 /// Changes on top of a base snapshot, collected to be committed as one. Dropping it changes nothing.
+///
+/// Several statements may add to it at the same time: what one reads with [`Transaction::snapshot`] is what was applied
+/// by then.
 #[derive(Debug)]
 pub struct Transaction {
     pub(crate) catalog: Catalog,
     pub(crate) base: Arc<Snapshot>,
     pub(crate) info: CommitInfo,
-    pub(crate) changes: Vec<Change>,
-    pub(crate) side: Vec<Box<dyn SideEffect>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    target: Arc<Snapshot>,
+    changes: Vec<Change>,
+    staged: Vec<String>,
+    side: Vec<Box<dyn SideEffect>>,
 }
 
 impl Transaction {
-    /// What the changes were decided on.
+    pub(crate) fn new(catalog: Catalog, base: Arc<Snapshot>, info: CommitInfo) -> Self {
+        let state =
+            State { target: Arc::clone(&base), changes: Vec::new(), staged: Vec::new(), side: Vec::new() };
+        Self { catalog, base, info, state: Mutex::new(state) }
+    }
+
+    /// The snapshot that the first change was made on.
     pub fn base(&self) -> &Arc<Snapshot> {
         &self.base
     }
 
-    /// Adds a change.
-    pub fn push(&mut self, change: Change) -> &mut Self {
-        self.changes.push(change);
-        self
+    /// The base with all changes that were applied: what the next statement of the transaction reads.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.state.lock().target)
+    }
+
+    /// Whether anything was changed.
+    pub fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.changes.is_empty() && state.side.is_empty()
+    }
+
+    /// Adds changes, all of them or none.
+    ///
+    /// # Errors
+    /// [`Kind::AlreadyExists`](skep_common::Kind::AlreadyExists), [`Kind::NotFound`](skep_common::Kind::NotFound) and
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for changes that do not fit what is there;
+    /// [`Kind::Conflict`](skep_common::Kind::Conflict) for files that another statement of the transaction removed.
+    pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> Result<&Self> {
+        let changes: Vec<Change> = changes.into_iter().collect();
+        let mut state = self.state.lock();
+        let target = Snapshot::with(&state.target, &changes)?;
+        for change in &changes {
+            if let Change::Append { table, files } = change
+                && let Some(table) = target.table_by_id(*table)
+            {
+                state.staged.extend(files.iter().map(|file| format!("{}{}", table.path, file.path)));
+            }
+        }
+        state.target = target;
+        state.changes.extend(changes);
+        drop(state);
+        Ok(self)
     }
 
     /// Adds rows of our own.
-    pub fn with(&mut self, side: impl SideEffect + 'static) -> &mut Self {
-        self.side.push(Box::new(side));
+    pub fn with(&self, side: impl SideEffect + 'static) -> &Self {
+        self.state.lock().side.push(Box::new(side));
         self
+    }
+
+    /// The files that were staged, relative to the data path: nobody else's until a commit names them.
+    pub fn staged_files(&self) -> Vec<String> {
+        self.state.lock().staged.clone()
+    }
+
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        self.state.lock().changes.clone()
+    }
+
+    pub(crate) fn into_parts(self) -> Parts {
+        let State { target, side, .. } = self.state.into_inner();
+        Parts { catalog: self.catalog, base: self.base, info: self.info, target, side }
     }
 
     /// Publishes all changes as one snapshot.
@@ -181,8 +247,6 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Kind::Conflict`](skep_common::Kind::Conflict) if they do not commute: plan again on a later base.
-    /// [`Kind::AlreadyExists`](skep_common::Kind::AlreadyExists), [`Kind::NotFound`](skep_common::Kind::NotFound) and
-    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for changes that do not fit the base.
     /// [`Kind::Unavailable`](skep_common::Kind::Unavailable) if the database stays locked by another process.
     /// After any error nothing was changed, and the files of the changes are still the caller's to delete.
     pub async fn commit(self) -> Result<Committed> {
@@ -190,8 +254,17 @@ impl Transaction {
         let (send, receive) = tokio::sync::oneshot::channel();
         catalog.keep(task::spawn("catalog commit", async move {
             // A caller that left does not want the answer.
-            let _ = send.send(commit::run(self).await);
+            let _ = send.send(commit::run(self.into_parts()).await);
         }));
         receive.await.map_err(|_| Error::internal("the catalog commit ended without an answer"))?
     }
+}
+
+/// A transaction that takes no more changes.
+pub(crate) struct Parts {
+    pub(crate) catalog: Catalog,
+    pub(crate) base: Arc<Snapshot>,
+    pub(crate) info: CommitInfo,
+    pub(crate) target: Arc<Snapshot>,
+    pub(crate) side: Vec<Box<dyn SideEffect>>,
 }

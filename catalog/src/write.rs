@@ -6,18 +6,19 @@
 
 use std::collections::HashMap;
 
-use skep_common::{Error, Kind, Result};
+use skep_common::{Error, Result};
 use skep_metadb::{WriteTx, database_error};
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 use uuid::Uuid;
 
 use crate::changes::{self, Token};
-use crate::column::Column;
+use crate::column::{self, Column};
 use crate::commit::Head;
 use crate::load::aliases_text;
-use crate::model::{DIALECT, External, Snapshot, directory};
+use crate::model::{External, NewFile, Snapshot, TableDef, ViewDef, directory};
+use crate::overlay::Staged;
 use crate::plan::Plan;
-use crate::transaction::{Change, CommitInfo, TableRef, Transaction};
+use crate::transaction::CommitInfo;
 
 /// Rows of one statement; SQLite takes 32766 values.
 pub(crate) const ROWS_MAX: usize = 1000;
@@ -30,8 +31,10 @@ pub(crate) struct Writer<'a> {
     pub(crate) next_catalog_id: i64,
     pub(crate) next_file_id: i64,
     tokens: Vec<Token>,
-    /// Tables of this commit, by handle.
-    created: HashMap<u32, (i64, &'a [Column])>,
+    /// Ids of tables that the transaction knew by ids below zero.
+    created: HashMap<i64, i64>,
+    /// Tables whose columns are others from this snapshot on.
+    pub(crate) reshaped: Vec<i64>,
 }
 
 impl<'a> Writer<'a> {
@@ -45,74 +48,61 @@ impl<'a> Writer<'a> {
             head,
             tokens: Vec::new(),
             created: HashMap::new(),
+            reshaped: Vec::new(),
         }
     }
 
-    /// Writes everything, and returns the id of the snapshot.
-    pub(crate) async fn write(mut self, transaction: &'a Transaction, plan: &Plan) -> Result<i64> {
-        for change in &transaction.changes {
-            self.apply(&transaction.base, change).await?;
+    /// Writes everything, and returns the id of the snapshot. What goes leaves first, so that its name is free.
+    pub(crate) async fn write(mut self, base: &Snapshot, info: &CommitInfo, plan: &Plan<'_>) -> Result<i64> {
+        for table in &plan.dropped_tables {
+            self.drop_table(table).await?;
         }
-        let schema_version = self.head.schema_version + i64::from(plan.changes_schema);
-        self.finish(&transaction.info, schema_version)
+        for view in &plan.dropped_views {
+            self.drop_view(view.id).await?;
+        }
+        for schema in &plan.dropped_schemas {
+            self.drop_schema(schema.id).await?;
+        }
+        for schema in &plan.created_schemas {
+            self.create_schema(&schema.name).await?;
+        }
+        for (before, after) in &plan.altered {
+            self.end_row(before, after).await?;
+        }
+        for (before, after) in &plan.altered {
+            self.alter(before, after).await?;
+        }
+        for table in &plan.created_tables {
+            self.create_table(table).await?;
+        }
+        for view in &plan.created_views {
+            self.create_view(view).await?;
+        }
+        for (table, staged) in plan.rows.values() {
+            self.change_rows(base, table, staged).await?;
+        }
+        let schema_version = self.head.schema_version + i64::from(plan.changes_schema());
+        self.finish(info, schema_version)
             .await
             .map_err(|e| database_error("cannot write the snapshot", e))?;
         Ok(self.snapshot)
     }
 
-    async fn apply(&mut self, base: &Snapshot, change: &'a Change) -> Result<()> {
-        match change {
-            Change::CreateSchema { name } => self.create_schema(base, name).await,
-            Change::DropSchema { id } => self.drop_schema(*id).await,
-            Change::CreateTable { handle, schema, name, columns, comment } => {
-                let id = self.create_table(base, schema, name, columns, comment.as_deref()).await?;
-                self.created.insert(*handle, (id, columns));
-                Ok(())
-            }
-            Change::DropTable { id } => self.drop_table(base, *id).await,
-            Change::PutView { schema, name, sql, column_aliases, or_replace } => {
-                if *or_replace && let Some(old) = self.live_id("view", schema, name).await? {
-                    self.drop_view(old).await?;
-                }
-                self.create_view(base, schema, name, sql, column_aliases).await
-            }
-            Change::DropView { id } => self.drop_view(*id).await,
-            Change::PutExternal { schema, name, columns, external, comment, or_replace } => {
-                if *or_replace && let Some(old) = self.live_id("external", schema, name).await? {
-                    self.end("skep_external_table", "table_id", old).await?;
-                }
-                self.create_external(base, schema, name, columns, external, comment.as_deref()).await
-            }
-            Change::Comment { table, comment } => self.comment(base, *table, comment.as_deref()).await,
-            Change::Append { table, files } => {
-                if files.is_empty() {
-                    return Ok(());
-                }
-                let (id, columns) = match table {
-                    TableRef::Existing(id) => (*id, base.table_by_id(*id).map(|table| table.columns.clone())),
-                    TableRef::New(handle) => {
-                        let found = self.created.get(handle);
-                        found.map_or((0, None), |(id, columns)| (*id, Some(columns.to_vec())))
-                    }
-                };
-                let columns =
-                    columns.ok_or_else(|| Error::internal(format!("table {id} is not in the base")))?;
-                self.append(id, &columns, files).await?;
-                self.token(Token::InsertedIntoTable(id));
-                Ok(())
-            }
-            Change::RemoveFiles { table, files } => {
-                if files.is_empty() {
-                    return Ok(());
-                }
-                self.remove_files(base, *table, files).await?;
-                self.token(Token::DeletedFromTable(*table));
-                Ok(())
-            }
+    async fn change_rows(&mut self, base: &Snapshot, table: &TableDef, staged: &Staged) -> Result<()> {
+        let id = self.created.get(&table.id).copied().unwrap_or(table.id);
+        if !staged.removed.is_empty() {
+            self.remove_files(base, id, &staged.removed).await?;
+            self.token(Token::DeletedFromTable(id));
         }
+        if !staged.added.is_empty() {
+            let files: Vec<&NewFile> = staged.added.iter().map(|added| added.file.as_ref()).collect();
+            self.append(id, &table.columns, &files).await?;
+            self.token(Token::InsertedIntoTable(id));
+        }
+        Ok(())
     }
 
-    fn token(&mut self, token: Token) {
+    pub(crate) fn token(&mut self, token: Token) {
         if !self.tokens.contains(&token) {
             self.tokens.push(token);
         }
@@ -125,7 +115,7 @@ impl<'a> Writer<'a> {
     }
 
     async fn finish(&mut self, info: &CommitInfo, schema_version: i64) -> Result<(), sqlx::Error> {
-        for (id, _) in self.created.values() {
+        for id in &self.reshaped {
             sqlx::query(
                 "INSERT INTO ducklake_schema_versions (begin_snapshot, schema_version, table_id) \
              VALUES (?, ?, ?)",
@@ -163,7 +153,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Ends the live rows of `key = id` in one of the versioned tables, and says how many there were.
-    async fn end(&mut self, table: &'static str, key: &'static str, id: i64) -> Result<u64> {
+    pub(crate) async fn end(&mut self, table: &'static str, key: &'static str, id: i64) -> Result<u64> {
         let sql = format!("UPDATE {table} SET end_snapshot = ? WHERE {key} = ? AND end_snapshot IS NULL");
         let done = sqlx::query(AssertSqlSafe(sql))
             .bind(self.snapshot)
@@ -189,29 +179,9 @@ impl<'a> Writer<'a> {
         })
     }
 
-    async fn live_id(&mut self, what: &'static str, schema: &str, name: &str) -> Result<Option<i64>> {
-        let schema = self.schema(schema).await?;
-        let sql = match what {
-            "view" => {
-                "SELECT view_id FROM ducklake_view WHERE schema_id = ? AND view_name = ? AND end_snapshot IS NULL"
-            }
-            _ => {
-                "SELECT table_id FROM skep_external_table WHERE schema_id = ? AND table_name = ? \
-                 AND end_snapshot IS NULL"
-            }
-        };
-        let row: Option<(i64,)> = sqlx::query_as(sql)
-            .bind(schema)
-            .bind(name)
-            .fetch_optional(self.tx.conn())
-            .await
-            .map_err(|e| database_error(format!("cannot look for a {what}"), e))?;
-        Ok(row.map(|(id,)| id))
-    }
-
-    /// Refuses a name that a table or view of the schema has, or one that differs from it only by case: DuckDB could
-    /// not open a catalog with both. Returns the id of the schema.
-    async fn free_name(&mut self, base: &Snapshot, schema: &str, name: &str) -> Result<i64> {
+    /// Refuses a name that another commit took, or one that differs from it only by case: DuckDB could not open a
+    /// catalog with both. Returns the id of the schema.
+    pub(crate) async fn free_name(&mut self, schema: &str, name: &str) -> Result<i64> {
         let id = self.schema(schema).await?;
         let row: Option<(String, String)> = sqlx::query_as(
             "SELECT 'table', table_name FROM ducklake_table \
@@ -227,18 +197,11 @@ impl<'a> Writer<'a> {
         .await
         .map_err(|e| database_error("cannot look for a name", e))?;
         let Some((what, taken)) = row else { return Ok(id) };
-        let known = base.table(schema, &taken).is_some() || base.view(schema, &taken).is_some();
-        // One that came after the base is another commit's doing.
-        let kind = if known { Kind::AlreadyExists } else { Kind::Conflict };
-        let error = Error::new(kind, format!("{what} '{schema}.{taken}' already exists"));
-        Err(if taken == name {
-            error.hint("choose another name, or drop it first")
-        } else {
-            error.hint("names must differ in more than case")
-        })
+        Err(Error::conflict(format!("{what} '{schema}.{taken}' was created in the meantime"))
+            .hint("run the statement again"))
     }
 
-    async fn create_schema(&mut self, base: &Snapshot, name: &str) -> Result<()> {
+    async fn create_schema(&mut self, name: &str) -> Result<()> {
         let doing = || format!("cannot create schema '{name}'");
         let taken: Option<(String,)> = sqlx::query_as(
             "SELECT schema_name FROM ducklake_schema \
@@ -249,8 +212,7 @@ impl<'a> Writer<'a> {
         .await
         .map_err(|e| database_error(doing(), e))?;
         if let Some((taken,)) = taken {
-            let kind = if base.schema(&taken).is_some() { Kind::AlreadyExists } else { Kind::Conflict };
-            return Err(Error::new(kind, format!("schema '{taken}' already exists")));
+            return Err(Error::conflict(format!("schema '{taken}' was created in the meantime")));
         }
         let id = self.catalog_id();
         sqlx::query(
@@ -292,44 +254,58 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    async fn create_table(
-        &mut self,
-        base: &Snapshot,
-        schema: &str,
-        name: &str,
-        columns: &[Column],
-        comment: Option<&str>,
-    ) -> Result<i64> {
-        let schema_id = self.free_name(base, schema, name).await?;
+    async fn create_table(&mut self, table: &TableDef) -> Result<()> {
+        let (schema, name) = (&table.schema_name, &table.name);
+        let schema_id = self.free_name(schema, name).await?;
         let id = self.catalog_id();
+        self.created.insert(table.id, id);
+        if let Some(external) = &table.external {
+            return self.insert_external(id, schema_id, table, external).await;
+        }
+        self.insert_table(id, schema_id, table).await?;
         let doing = || format!("cannot create table '{schema}.{name}'");
+        let orders: Vec<i64> = (1..).take(column::all(&table.columns).len()).collect();
+        let mut rows = Vec::new();
+        flatten(None, &table.columns, &mut rows);
+        let rows: Vec<_> = rows.into_iter().zip(orders).collect();
+        self.insert_columns(id, &rows).await.map_err(|e| database_error(doing(), e))?;
+        self.name_columns(id, &column::all(&table.columns)).await.map_err(|e| database_error(doing(), e))?;
+        if let Some(comment) = &table.comment {
+            self.insert_comment(id, comment).await?;
+        }
+        self.reshaped.push(id);
+        self.token(Token::CreatedTable(schema.clone(), name.clone()));
+        Ok(())
+    }
+
+    async fn insert_table(&mut self, id: i64, schema_id: i64, table: &TableDef) -> Result<()> {
+        // The folder has the name that the table was created with.
+        let folder = table.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         sqlx::query(
             "INSERT INTO ducklake_table (table_id, table_uuid, begin_snapshot, end_snapshot, schema_id, \
              table_name, path, path_is_relative) \
              VALUES (?, ?, ?, NULL, ?, ?, ?, 1)",
         )
         .bind(id)
-        .bind(Uuid::now_v7().to_string())
+        .bind(table.uuid.to_string())
         .bind(self.snapshot)
         .bind(schema_id)
-        .bind(name)
-        .bind(directory(name))
+        .bind(&table.name)
+        .bind(format!("{folder}/"))
         .execute(self.tx.conn())
         .await
-        .map_err(|e| database_error(doing(), e))?;
-        self.insert_columns(id, columns).await.map_err(|e| database_error(doing(), e))?;
-        if let Some(comment) = comment {
-            self.insert_comment(id, comment).await?;
-        }
-        self.token(Token::CreatedTable(schema.to_owned(), name.to_owned()));
-        Ok(id)
+        .map_err(|e| {
+            database_error(format!("cannot write table '{}.{}'", table.schema_name, table.name), e)
+        })?;
+        Ok(())
     }
 
-    async fn insert_columns(&mut self, table: i64, columns: &[Column]) -> Result<(), sqlx::Error> {
-        let mut rows = Vec::new();
-        flatten(None, columns, &mut rows);
-        let orders: Vec<i64> = (1..).take(rows.len()).collect();
-        for chunk in rows.iter().zip(&orders).collect::<Vec<_>>().chunks(ROWS_MAX) {
+    pub(crate) async fn insert_columns(
+        &mut self,
+        table: i64,
+        rows: &[ColumnRow<'_>],
+    ) -> Result<(), sqlx::Error> {
+        for chunk in rows.chunks(ROWS_MAX) {
             let snapshot = self.snapshot;
             let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
                 "INSERT INTO ducklake_column (column_id, begin_snapshot, end_snapshot, table_id, \
@@ -342,7 +318,7 @@ impl<'a> Writer<'a> {
                     .push_bind(snapshot)
                     .push_bind(None::<i64>)
                     .push_bind(table)
-                    .push_bind(**order)
+                    .push_bind(*order)
                     .push_bind(&column.name)
                     .push_bind(column.ty.to_string())
                     .push_bind(&column.initial_default)
@@ -353,9 +329,16 @@ impl<'a> Writer<'a> {
                     .push_bind("duckdb");
             });
             query.build().execute(self.tx.conn()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes down the names that columns have in files.
+    pub(crate) async fn name_columns(&mut self, table: i64, columns: &[&Column]) -> Result<(), sqlx::Error> {
+        for chunk in columns.chunks(ROWS_MAX) {
             let mut query: QueryBuilder<Sqlite> =
                 QueryBuilder::new("INSERT INTO skep_column (table_id, column_id, physical) ");
-            query.push_values(chunk, |mut row, ((_, column), _)| {
+            query.push_values(chunk, |mut row, column| {
                 row.push_bind(table).push_bind(column.id).push_bind(&column.physical);
             });
             query.build().execute(self.tx.conn()).await?;
@@ -363,8 +346,9 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    async fn drop_table(&mut self, base: &Snapshot, id: i64) -> Result<()> {
-        if base.table_by_id(id).is_some_and(|table| table.external.is_some()) {
+    async fn drop_table(&mut self, table: &TableDef) -> Result<()> {
+        let id = table.id;
+        if table.external.is_some() {
             return match self.end("skep_external_table", "table_id", id).await? {
                 0 => Err(gone("external table")),
                 _ => Ok(()),
@@ -388,15 +372,9 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    async fn create_view(
-        &mut self,
-        base: &Snapshot,
-        schema: &str,
-        name: &str,
-        sql: &str,
-        aliases: &[String],
-    ) -> Result<()> {
-        let schema_id = self.free_name(base, schema, name).await?;
+    async fn create_view(&mut self, view: &ViewDef) -> Result<()> {
+        let (schema, name) = (&view.schema_name, &view.name);
+        let schema_id = self.free_name(schema, name).await?;
         let id = self.catalog_id();
         sqlx::query(
             "INSERT INTO ducklake_view (view_id, view_uuid, begin_snapshot, end_snapshot, schema_id, \
@@ -404,17 +382,17 @@ impl<'a> Writer<'a> {
              VALUES (?, ?, ?, NULL, ?, ?, ?, ?, ?)",
         )
         .bind(id)
-        .bind(Uuid::now_v7().to_string())
+        .bind(view.uuid.to_string())
         .bind(self.snapshot)
         .bind(schema_id)
         .bind(name)
-        .bind(DIALECT)
-        .bind(sql)
-        .bind(aliases_text(aliases))
+        .bind(&view.dialect)
+        .bind(&view.sql)
+        .bind(aliases_text(&view.column_aliases))
         .execute(self.tx.conn())
         .await
         .map_err(|e| database_error(format!("cannot create view '{schema}.{name}'"), e))?;
-        self.token(Token::CreatedView(schema.to_owned(), name.to_owned()));
+        self.token(Token::CreatedView(schema.clone(), name.clone()));
         Ok(())
     }
 
@@ -427,29 +405,14 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    async fn create_external(
-        &mut self,
-        base: &Snapshot,
-        schema: &str,
-        name: &str,
-        columns: &[Column],
-        external: &External,
-        comment: Option<&str>,
-    ) -> Result<()> {
-        let schema_id = self.free_name(base, schema, name).await?;
-        let id = self.catalog_id();
-        self.insert_external(id, schema_id, name, columns, external, comment).await
-    }
-
-    async fn insert_external(
+    pub(crate) async fn insert_external(
         &mut self,
         id: i64,
         schema_id: i64,
-        name: &str,
-        columns: &[Column],
+        table: &TableDef,
         external: &External,
-        comment: Option<&str>,
     ) -> Result<()> {
+        let name = &table.name;
         let json = |e| Error::internal(format!("external table '{name}' cannot be written down")).source(e);
         sqlx::query(
             "INSERT INTO skep_external_table (table_id, table_uuid, begin_snapshot, end_snapshot, \
@@ -457,37 +420,20 @@ impl<'a> Writer<'a> {
              columns, external, comment) VALUES (?, ?, ?, NULL, ?, ?, ?, ?, ?)",
         )
         .bind(id)
-        .bind(Uuid::now_v7().to_string())
+        .bind(table.uuid.to_string())
         .bind(self.snapshot)
         .bind(schema_id)
         .bind(name)
-        .bind(serde_json::to_string(columns).map_err(json)?)
+        .bind(serde_json::to_string(&table.columns).map_err(json)?)
         .bind(serde_json::to_string(external).map_err(json)?)
-        .bind(comment)
+        .bind(&table.comment)
         .execute(self.tx.conn())
         .await
         .map_err(|e| database_error(format!("cannot create external table '{name}'"), e))?;
         Ok(())
     }
 
-    async fn comment(&mut self, base: &Snapshot, id: i64, comment: Option<&str>) -> Result<()> {
-        let table = base.table_by_id(id).ok_or_else(|| gone("table"))?;
-        if let Some(external) = &table.external {
-            if self.end("skep_external_table", "table_id", id).await? == 0 {
-                return Err(gone("external table"));
-            }
-            let (schema, name) = (table.schema, &table.name);
-            return self.insert_external(id, schema, name, &table.columns, external, comment).await;
-        }
-        self.end("ducklake_tag", "object_id", id).await?;
-        if let Some(comment) = comment {
-            self.insert_comment(id, comment).await?;
-        }
-        self.token(Token::AlteredTable(id));
-        Ok(())
-    }
-
-    async fn insert_comment(&mut self, object: i64, comment: &str) -> Result<()> {
+    pub(crate) async fn insert_comment(&mut self, object: i64, comment: &str) -> Result<()> {
         sqlx::query(
             "INSERT INTO ducklake_tag (object_id, begin_snapshot, end_snapshot, key, value) \
              VALUES (?, ?, NULL, 'comment', ?)",
@@ -504,11 +450,17 @@ impl<'a> Writer<'a> {
 
 /// The base had it, and another commit ended it.
 pub(crate) fn gone(what: &str) -> Error {
-    Error::conflict(format!("the {what} was dropped since this statement began"))
-        .hint("run the statement again")
+    Error::conflict(format!("the {what} was dropped in the meantime")).hint("run the statement again")
 }
 
-fn flatten<'c>(parent: Option<i64>, columns: &'c [Column], rows: &mut Vec<(Option<i64>, &'c Column)>) {
+/// A column with the id of its parent, and its place.
+pub(crate) type ColumnRow<'c> = ((Option<i64>, &'c Column), i64);
+
+pub(crate) fn flatten<'c>(
+    parent: Option<i64>,
+    columns: &'c [Column],
+    rows: &mut Vec<(Option<i64>, &'c Column)>,
+) {
     for column in columns {
         rows.push((parent, column));
         flatten(Some(column.id), &column.children, rows);

@@ -1,10 +1,11 @@
 //! Commits of single statements: decided on a snapshot, published, and decided again when another commit came first.
+//! Inside a transaction, the same path ends in the transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use skep_catalog::{Catalog, Change, CommitInfo, Snapshot};
+use skep_catalog::{Catalog, Change, CommitInfo, Snapshot, Transaction};
 use skep_common::{Error, Kind, QueryId, Result};
 
 /// How often a statement is decided again because of conflicts.
@@ -17,6 +18,8 @@ pub(crate) struct Author {
     pub(crate) user: String,
     pub(crate) statement: String,
     pub(crate) query: QueryId,
+    /// The open transaction that takes the changes instead of a commit.
+    pub(crate) transaction: Option<Arc<Transaction>>,
 }
 
 impl Author {
@@ -48,7 +51,10 @@ pub(crate) async fn autocommit(
 ) -> Result<bool> {
     let mut attempt = 0;
     loop {
-        let base = catalog.snapshot().await?;
+        let base = match &author.transaction {
+            Some(transaction) => transaction.snapshot(),
+            None => catalog.snapshot().await?,
+        };
         let changes = decide(&base)?;
         if changes.is_empty() {
             return Ok(false);
@@ -60,7 +66,7 @@ pub(crate) async fn autocommit(
     }
 }
 
-/// Commits `changes`, decided on `base`.
+/// Commits `changes`, decided on `base`, or adds them to the open transaction.
 pub(crate) async fn publish(
     catalog: &Catalog,
     base: Arc<Snapshot>,
@@ -68,10 +74,11 @@ pub(crate) async fn publish(
     attempt: u32,
     changes: Vec<Change>,
 ) -> Result<()> {
-    let mut transaction = catalog.begin(base, author.info(attempt));
-    for change in changes {
-        transaction.push(change);
+    if let Some(transaction) = &author.transaction {
+        return transaction.apply(changes).map(drop);
     }
+    let transaction = catalog.begin(base, author.info(attempt));
+    transaction.apply(changes)?;
     transaction.commit().await.map(drop)
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use datafusion::execution::object_store::ObjectStoreUrl;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parking_lot::Mutex;
 use skep_cluster::membership::Members;
@@ -102,6 +103,18 @@ impl Shared {
         let mut tasks = self.tasks.lock();
         for (node, count) in ran.tasks() {
             *tasks.entry(node).or_default() += count as u64;
+        }
+    }
+
+    /// Deletes files that no commit names, given relative to the catalog's data path. What cannot be deleted now is an
+    /// orphan.
+    pub(crate) async fn discard(&self, files: Vec<String>) {
+        let Ok(store) = self.environment.runtime.object_store(&self.root.store) else { return };
+        for file in files {
+            let path = self.root.join(&file);
+            if let Err(error) = store.delete(&path).await {
+                tracing::debug!(%path, %error, "a file that no commit names stays behind");
+            }
         }
     }
 

@@ -60,7 +60,7 @@ impl Session {
         if columns.fields().is_empty() {
             return Err(Error::invalid("the rows have no columns"));
         }
-        let snapshot = self.0.shared.environment.catalog.snapshot().await?;
+        let snapshot = self.snapshot().await?;
         let schema = match &target.schema {
             Some(schema) => schema.clone(),
             None => self.0.settings.lock().schema().to_owned(),

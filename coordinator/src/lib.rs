@@ -12,6 +12,7 @@ pub mod session;
 mod statement;
 mod system;
 mod tables;
+mod transaction;
 
 pub use coordinator::{Config, Coordinator, StoreLocator};
 pub use session::{

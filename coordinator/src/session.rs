@@ -9,6 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use skep_common::{QueryId, Result, SessionId};
+use skep_engine::Statement;
 use skep_engine::settings::Settings;
 
 use crate::coordinator::Shared;
@@ -16,6 +17,7 @@ use crate::deadline::within;
 use crate::lanes::Ran;
 use crate::statement::Run;
 use crate::tables;
+use crate::transaction::Open;
 
 /// Whether a statement returns rows or changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,12 +116,20 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) settings: Mutex<Settings>,
     pub(crate) last: Mutex<Option<Ran>>,
+    /// Between BEGIN and its end.
+    pub(crate) open: Mutex<Option<Open>>,
 }
 
 impl Session {
     pub(crate) fn new(shared: Arc<Shared>, user: &str) -> Self {
-        let (id, settings, last) = (SessionId::generate(), Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { id, user: user.to_owned(), shared, settings, last }))
+        Self(Arc::new(Inner {
+            id: SessionId::generate(),
+            user: user.to_owned(),
+            shared,
+            settings: Mutex::default(),
+            last: Mutex::default(),
+            open: Mutex::default(),
+        }))
     }
 
     /// The session's id.
@@ -152,7 +162,9 @@ impl Session {
         async move {
             let parsed = skep_engine::parse_one(sql)?;
             let run = Run::new(self, &parsed);
-            let timeout = self.0.settings.lock().statement_timeout();
+            // Whoever stops waiting for a commit does not know how it ended.
+            let commits = matches!(parsed.statement, Statement::Commit);
+            let timeout = self.0.settings.lock().statement_timeout().filter(|_| !commits);
             within(timeout, run.execute(parsed.statement, parameters)).await
         }
         .boxed()

@@ -10,7 +10,7 @@ use crate::session::{Session, TableFilter, TableInfo, TableKind};
 use crate::system;
 
 pub(crate) async fn schemas(session: &Session) -> Result<Vec<String>> {
-    let snapshot = session.0.shared.environment.catalog.snapshot().await?;
+    let snapshot = session.snapshot().await?;
     let mut all: Vec<String> = snapshot.schemas().map(|schema| schema.name.clone()).collect();
     all.extend([INFORMATION_SCHEMA.to_owned(), system::SCHEMA.to_owned()]);
     all.sort_unstable();
@@ -22,7 +22,7 @@ pub(crate) async fn tables(session: &Session, filter: &TableFilter) -> Result<Ve
     let wanted =
         |text: &str, pattern: &Option<String>| pattern.as_deref().is_none_or(|p| names::like(text, p));
     let shared = &session.0.shared;
-    let base = shared.environment.catalog.snapshot().await?;
+    let base = session.snapshot().await?;
     let settings = session.0.settings.lock().clone();
     let planner = Planner::new(Arc::clone(&shared.environment), base, &settings).await?;
     let snapshot = Arc::clone(planner.snapshot());

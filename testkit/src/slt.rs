@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::DataType;
 use sqllogictest::{AsyncDB, ColumnType, DBOutput, Runner, parse_file};
@@ -133,15 +134,20 @@ pub async fn run_file(
     lane: &str,
     scratch: &Path,
 ) -> skep_common::Result<Vec<String>> {
-    let mut client = Client::connect(url).await?;
-    client.run(&format!("SET skep.execution = '{lane}'")).await?;
-    let database = Database(Arc::new(Mutex::new(client)));
+    let database = Database(Arc::new(Mutex::new(connect(url, lane).await?)));
     let records = parse_file::<Column>(path).map_err(|e| {
         skep_common::Error::invalid(format!("cannot parse '{}'", path.display())).source(e.to_string())
     })?;
+    let first = AtomicBool::new(true);
     let mut runner = Runner::new(|| {
-        let database = database.clone();
-        async move { Ok(database) }
+        let own = first.swap(false, Ordering::Relaxed).then(|| database.clone());
+        async move {
+            match own {
+                Some(database) => Ok(database),
+                // `connection NAME` in a file: another session.
+                None => Ok(Database(Arc::new(Mutex::new(connect(url, lane).await?)))),
+            }
+        }
     });
     runner.set_var("TESTDATA".to_owned(), crate::testdata().display().to_string());
     runner.set_var("SCRATCH".to_owned(), scratch.display().to_string());
@@ -153,8 +159,15 @@ pub async fn run_file(
             failures.push(e.display(false).to_string());
         }
     }
-    clean(&mut *database.0.lock().await).await?;
+    drop(runner);
+    clean(&mut connect(url, lane).await?).await?;
     Ok(failures)
+}
+
+async fn connect(url: &str, lane: &str) -> skep_common::Result<Client> {
+    let mut client = Client::connect(url).await?;
+    client.run(&format!("SET skep.execution = '{lane}'")).await?;
+    Ok(client)
 }
 
 /// Drops everything but the schemas that a new catalog has.

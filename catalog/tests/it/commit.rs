@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use async_trait::async_trait;
 use skep_catalog::{
-    Change, CommitInfo, DIALECT, External, NewFile, SideEffect, Snapshot, TableRef, columns_from_arrow,
+    Change, CommitInfo, DIALECT, External, NewFile, SideEffect, Snapshot, columns_from_arrow,
 };
 use skep_common::{Error, Kind, Result, task};
 use sqlx::SqliteConnection;
@@ -98,7 +98,7 @@ async fn concurrent_appends_all_commit() {
             let (lake, base, table) = (Arc::clone(&lake), Arc::clone(&base), Arc::clone(&table));
             task::spawn("writer", async move {
                 let file = lake.stage(&table, &rows(i * 10, i * 10 + 10));
-                let append = Change::Append { table: TableRef::Existing(table.id), files: vec![file] };
+                let append = Change::Append { table: table.id, files: vec![file] };
                 lake.commit_on(base, [append]).await.unwrap().snapshot
             })
         })
@@ -132,8 +132,8 @@ async fn the_same_key_commits_once() {
     let key = info();
     let mut results = Vec::new();
     for _ in 0..3 {
-        let mut transaction = lake.catalog.begin(Arc::clone(&base), key.clone());
-        transaction.push(Change::Append { table: TableRef::Existing(table.id), files: vec![file.clone()] });
+        let transaction = lake.catalog.begin(Arc::clone(&base), key.clone());
+        transaction.apply([Change::Append { table: table.id, files: vec![file.clone()] }]).unwrap();
         results.push(transaction.commit().await.unwrap());
     }
     assert_eq!(
@@ -143,8 +143,8 @@ async fn the_same_key_commits_once() {
     assert_eq!(lake.catalog.committed(key.key).await.unwrap(), Some(2));
     assert_eq!(lake.table("lake", "t").await.record_count, 3);
     let lake = lake.reopen().await;
-    let mut transaction = lake.catalog.begin(base, key);
-    transaction.push(Change::Append { table: TableRef::Existing(table.id), files: vec![file] });
+    let transaction = lake.catalog.begin(base, key);
+    transaction.apply([Change::Append { table: table.id, files: vec![file] }]).unwrap();
     assert!(transaction.commit().await.unwrap().already, "also after a restart");
 }
 
@@ -177,13 +177,13 @@ async fn side_effects_land_with_the_commit_or_not_at_all() {
         .unwrap();
     let schema = |name: &str| Change::CreateSchema { name: name.to_owned() };
 
-    let mut transaction = lake.catalog.begin(lake.snapshot().await, info());
-    transaction.push(schema("a")).with(Note("kept", None));
+    let transaction = lake.catalog.begin(lake.snapshot().await, info());
+    transaction.apply([schema("a")]).unwrap().with(Note("kept", None));
     assert_eq!(transaction.commit().await.unwrap().snapshot, 1);
     assert_eq!(one::<i64>(&lake, "SELECT snapshot FROM skep_note WHERE text = 'kept'").await, 1);
 
-    let mut transaction = lake.catalog.begin(lake.snapshot().await, info());
-    transaction.push(schema("b")).with(Note("lost", Some(Kind::Invalid)));
+    let transaction = lake.catalog.begin(lake.snapshot().await, info());
+    transaction.apply([schema("b")]).unwrap().with(Note("lost", Some(Kind::Invalid)));
     assert_eq!(transaction.commit().await.unwrap_err().kind(), Kind::Invalid);
     assert_eq!(one::<i64>(&lake, "SELECT count(*) FROM skep_note").await, 1);
     assert_eq!(
@@ -191,7 +191,7 @@ async fn side_effects_land_with_the_commit_or_not_at_all() {
         (1, 1)
     );
 
-    let mut transaction = lake.catalog.begin(lake.snapshot().await, info());
+    let transaction = lake.catalog.begin(lake.snapshot().await, info());
     transaction.with(Note("alone", None));
     assert_eq!(transaction.commit().await.unwrap().snapshot, 1, "rows of our own make no snapshot");
     assert_eq!(one::<i64>(&lake, "SELECT count(*) FROM skep_note").await, 2);
@@ -230,8 +230,8 @@ async fn a_caller_that_leaves_does_not_stop_a_commit() {
     let lake = Lake::new().await;
     let blocker = lake.catalog.db().begin().await.unwrap();
     let key = info();
-    let mut transaction = lake.catalog.begin(lake.snapshot().await, key.clone());
-    transaction.push(Change::CreateSchema { name: "late".to_owned() });
+    let transaction = lake.catalog.begin(lake.snapshot().await, key.clone());
+    transaction.apply([Change::CreateSchema { name: "late".to_owned() }]).unwrap();
     let mut commit = Box::pin(transaction.commit());
     assert!(futures::poll!(&mut commit).is_pending());
     drop(commit);
@@ -250,7 +250,7 @@ async fn an_empty_transaction_makes_no_snapshot() {
     let lake = Lake::new().await;
     lake.create("lake", "t", &rows(0, 1)).await;
     let id = lake.table("lake", "t").await.id;
-    let nothing = Change::Append { table: TableRef::Existing(id), files: Vec::new() };
+    let nothing = Change::Append { table: id, files: Vec::new() };
     assert_eq!(lake.commit([nothing]).await.unwrap().snapshot, 1);
     assert_eq!(lake.commit([]).await.unwrap().snapshot, 1);
 }
@@ -266,7 +266,7 @@ async fn files_are_replaced_in_one_commit() {
     let file = lake.stage(&table, &rows(0, 3));
     lake.commit([
         Change::RemoveFiles { table: table.id, files: vec![old[0]] },
-        Change::Append { table: TableRef::Existing(table.id), files: vec![file] },
+        Change::Append { table: table.id, files: vec![file] },
     ])
     .await
     .unwrap();
@@ -285,16 +285,14 @@ async fn what_does_not_commute_is_a_conflict() {
     lake.create("lake", "t", &rows(0, 10)).await;
     let table = lake.table("lake", "t").await;
     let base = lake.snapshot().await;
-    let append = |rows: RecordBatch| Change::Append {
-        table: TableRef::Existing(table.id),
-        files: vec![lake.stage(&table, &rows)],
-    };
+    let append =
+        |rows: RecordBatch| Change::Append { table: table.id, files: vec![lake.stage(&table, &rows)] };
     let remove = Change::RemoveFiles { table: table.id, files: ids(&lake, "lake", "t").await };
 
     lake.commit_on(Arc::clone(&base), [append(rows(10, 11))]).await.unwrap();
     let error = lake.commit_on(Arc::clone(&base), [remove]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
-    assert_eq!(error.message(), "snapshot 2 inserted rows into table 'lake.t' since this statement began");
+    assert_eq!(error.message(), "snapshot 2 inserted rows into table 'lake.t' in the meantime");
 
     lake.commit([Change::DropTable { id: table.id }]).await.unwrap();
     let error = lake.commit_on(Arc::clone(&base), [append(rows(11, 12))]).await.unwrap_err();
@@ -309,7 +307,7 @@ async fn two_creators_of_one_name_do_not_both_win() {
     let lake = Lake::new().await;
     let base = lake.snapshot().await;
     let create = |name: &str| Change::CreateTable {
-        handle: 1,
+        id: -1,
         schema: "lake".to_owned(),
         name: name.to_owned(),
         columns: columns_from_arrow(&rows(0, 0).schema()).unwrap(),
@@ -338,13 +336,13 @@ async fn a_table_is_replaced_by_another_of_its_name() {
     lake.commit([
         Change::DropTable { id: old.id },
         Change::CreateTable {
-            handle: 7,
+            id: -7,
             schema: "lake".to_owned(),
             name: "t".to_owned(),
             columns,
             comment: Some("fresh".to_owned()),
         },
-        Change::Append { table: TableRef::New(7), files: vec![file] },
+        Change::Append { table: -7, files: vec![file] },
     ])
     .await
     .unwrap();
@@ -446,7 +444,7 @@ async fn external_tables_are_versioned_like_all_else() {
     let past = lake.catalog.snapshot_at(1).await.unwrap();
     assert_eq!(past.table("lake", "raw").unwrap().external.as_ref().unwrap().format, "csv");
 
-    let append = Change::Append { table: TableRef::Existing(table.id), files: Vec::new() };
+    let append = Change::Append { table: table.id, files: Vec::new() };
     assert_eq!(lake.commit([append]).await.unwrap_err().kind(), Kind::Invalid);
     lake.commit([Change::DropTable { id: table.id }]).await.unwrap();
     assert_eq!(lake.snapshot().await.tables("lake").count(), 0);
@@ -473,7 +471,7 @@ async fn files_without_all_statistics_are_refused() {
     let table = lake.table("lake", "t").await;
     let good = lake.stage(&table, &rows(1, 2));
     let refused = async |file: NewFile| {
-        let append = Change::Append { table: TableRef::Existing(table.id), files: vec![file] };
+        let append = Change::Append { table: table.id, files: vec![file] };
         lake.commit([append]).await.unwrap_err()
     };
     let mut missing = good.clone();

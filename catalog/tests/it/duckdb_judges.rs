@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
-use skep_catalog::{Catalog, Change, Column, OpenOptions, TableRef, columns_from_arrow};
+use skep_catalog::{Catalog, Change, Column, OpenOptions, columns_from_arrow};
 use skep_common::Kind;
 
 use crate::duckdb::DuckDb;
@@ -244,17 +244,17 @@ async fn several_tables_appear_in_one_commit() {
     let columns = columns_from_arrow(&rows(0, 0).schema()).unwrap();
     let snapshot = lake.snapshot().await;
     let mut changes = vec![Change::CreateSchema { name: "extra".to_owned() }];
-    for (handle, name) in [(0, "a"), (1, "b, \"quoted\"")] {
+    for (at, name) in [(0, "a"), (1, "b, \"quoted\"")] {
         let path = lake.data().join(snapshot.path_of_new_table("extra", name));
-        let file = write(&path, &columns, &rows(0, 10 * (i64::from(handle) + 1)));
+        let file = write(&path, &columns, &rows(0, 10 * (at + 1)));
         changes.push(Change::CreateTable {
-            handle,
+            id: -1 - at,
             schema: "extra".to_owned(),
             name: name.to_owned(),
             columns: columns.clone(),
-            comment: Some(format!("table {handle}")),
+            comment: Some(format!("table {at}")),
         });
-        changes.push(Change::Append { table: TableRef::New(handle), files: vec![file] });
+        changes.push(Change::Append { table: -1 - at, files: vec![file] });
     }
     lake.commit(changes).await.unwrap();
     assert_eq!(one(&duck, "SELECT sum(id) FROM extra.a"), "45");
@@ -321,7 +321,7 @@ async fn replaced_files_are_gone_and_the_past_stays() {
     let file = lake.stage(&table, &rows(50, 60));
     lake.commit([
         Change::RemoveFiles { table: table.id, files: vec![old] },
-        Change::Append { table: TableRef::Existing(table.id), files: vec![file] },
+        Change::Append { table: table.id, files: vec![file] },
     ])
     .await
     .unwrap();
@@ -351,7 +351,7 @@ async fn duckdb_writes_and_we_read() {
 
     // Its insert and ours commute, on a base from before it.
     let file = lake.stage(&table, &rows(2000, 2010));
-    let append = Change::Append { table: TableRef::Existing(table.id), files: vec![file] };
+    let append = Change::Append { table: table.id, files: vec![file] };
     lake.commit_on(ours, [append]).await.unwrap();
     assert_eq!(one(&duck, "SELECT count(*), max(id), max(rowid) FROM lake.t"), "25,2009,24");
     assert_eq!(one(&duck, "SELECT id FROM lake.t ORDER BY id DESC LIMIT 1"), "2009");
@@ -364,7 +364,7 @@ async fn duckdb_writes_and_we_read() {
     let names: Vec<String> = made.columns.iter().map(|c| format!("{} {}", c.name, c.ty)).collect();
     assert_eq!(names, ["a int32", "l list", "s struct", "d date"]);
     let file = lake.stage(&made, &made_rows(&made.columns));
-    lake.commit([Change::Append { table: TableRef::Existing(made.id), files: vec![file] }]).await.unwrap();
+    lake.commit([Change::Append { table: made.id, files: vec![file] }]).await.unwrap();
     assert_eq!(
         one(&duck, "SELECT count(*), max(a), max(s.x) FROM warehouse.made WHERE d >= '2024-01-01'"),
         "2,7,z"
@@ -410,7 +410,7 @@ async fn a_catalog_that_duckdb_made_is_ours_too() {
     let table = lake.table("main", "t").await;
     let rows = batch([("id", Arc::new(Int64Array::from_iter_values(100..200)) as ArrayRef)]);
     let file = lake.stage(&table, &rows);
-    lake.commit([Change::Append { table: TableRef::Existing(table.id), files: vec![file] }]).await.unwrap();
+    lake.commit([Change::Append { table: table.id, files: vec![file] }]).await.unwrap();
     let Some(duck) = duck(&lake, true) else { return };
     assert_eq!(one(&duck, "SELECT count(*), max(id) FROM t WHERE id >= 50"), "150,199");
 }
@@ -438,7 +438,7 @@ async fn duckdb_makes_tables_of_its_types_and_both_fill_them() {
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
     let rows = reader.build().unwrap().next().unwrap().unwrap();
     let file = lake.stage(&table, &rows);
-    lake.commit([Change::Append { table: TableRef::Existing(table.id), files: vec![file] }]).await.unwrap();
+    lake.commit([Change::Append { table: table.id, files: vec![file] }]).await.unwrap();
     judge(
         &duck,
         &[
@@ -472,7 +472,7 @@ async fn what_duckdb_hides_from_files_is_refused() {
     assert!(error.message().contains("delete files") && error.hint_text().is_some());
     assert_eq!(lake.catalog.files(&base, table.id).await.unwrap().len(), 1, "the past reads");
     let file = lake.stage(&table, &rows(10, 12));
-    let append = Change::Append { table: TableRef::Existing(table.id), files: vec![file] };
+    let append = Change::Append { table: table.id, files: vec![file] };
     let error = lake.commit_on(base, [append]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict, "{error:?}");
 
@@ -504,7 +504,7 @@ async fn columns_that_duckdb_changed_are_not_mixed_up() {
     columns.push(Arc::new(Int32Array::from(vec![100, 200])));
     let batch = RecordBatch::try_new(table.read_schema(), columns).unwrap();
     let file = lake.stage(&table, &batch);
-    lake.commit([Change::Append { table: TableRef::Existing(table.id), files: vec![file] }]).await.unwrap();
+    lake.commit([Change::Append { table: table.id, files: vec![file] }]).await.unwrap();
     assert_eq!(one(&duck, "SELECT min(extra), max(extra), count(*) FROM lake.t"), "7,200,12");
     assert_eq!(one(&duck, "SELECT count(*) FROM lake.t WHERE extra < 50"), "10");
 

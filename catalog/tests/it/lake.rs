@@ -8,7 +8,7 @@ use arrow::datatypes::Schema;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use skep_catalog::{
-    Catalog, Change, Column, CommitInfo, Committed, Nans, NewFile, OpenOptions, Snapshot, TableDef, TableRef,
+    Catalog, Change, Column, CommitInfo, Committed, Nans, NewFile, OpenOptions, Snapshot, TableDef,
     columns_from_arrow, footer_size, nan_columns, physical_schema, stats_from_parquet, without_bounds,
 };
 use skep_common::Result;
@@ -60,10 +60,8 @@ impl Lake {
         base: Arc<Snapshot>,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Committed> {
-        let mut transaction = self.catalog.begin(base, info());
-        for change in changes {
-            transaction.push(change);
-        }
+        let transaction = self.catalog.begin(base, info());
+        transaction.apply(changes)?;
         transaction.commit().await
     }
 
@@ -73,13 +71,13 @@ impl Lake {
         let path = self.snapshot().await.path_of_new_table(schema, name);
         let file = write(&self.data().join(path), &columns, batch);
         let table = Change::CreateTable {
-            handle: 1,
+            id: -1,
             schema: schema.to_owned(),
             name: name.to_owned(),
             columns,
             comment: None,
         };
-        self.commit([table, Change::Append { table: TableRef::New(1), files: vec![file] }]).await.unwrap()
+        self.commit([table, Change::Append { table: -1, files: vec![file] }]).await.unwrap()
     }
 
     /// A file with the rows of a batch, in the folder of an existing table, not committed.
@@ -90,9 +88,7 @@ impl Lake {
     pub(crate) async fn append(&self, schema: &str, name: &str, batch: &RecordBatch) -> Committed {
         let table = self.table(schema, name).await;
         let file = self.stage(&table, batch);
-        self.commit([Change::Append { table: TableRef::Existing(table.id), files: vec![file] }])
-            .await
-            .unwrap()
+        self.commit([Change::Append { table: table.id, files: vec![file] }]).await.unwrap()
     }
 }
 

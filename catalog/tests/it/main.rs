@@ -11,4 +11,5 @@ mod duckdb_judges;
 mod lake;
 mod model;
 mod open;
+mod transaction;
 mod types;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use proptest::prelude::*;
-use skep_catalog::{Change, ColumnStats, NewFile, Snapshot, TableDef, TableRef, columns_from_arrow};
+use skep_catalog::{Change, ColumnStats, NewFile, Snapshot, TableDef, columns_from_arrow};
 use skep_common::Kind;
 
 use crate::lake::Lake;
@@ -85,7 +85,7 @@ async fn decide(
     let named = |n: u8| format!("skep-{number}-{n}.parquet");
     let mut after = model.clone();
     let create = |name: &str| Change::CreateTable {
-        handle: 1,
+        id: -1,
         schema: "lake".to_owned(),
         name: name.to_owned(),
         columns: columns_from_arrow(&schema()).unwrap(),
@@ -95,14 +95,14 @@ async fn decide(
         Op::Create { table, files } => {
             let files: Vec<NewFile> = (0..*files).map(|n| file(named(n), 0, true)).collect();
             after.insert(name(*table), files.iter().map(|f| f.path.clone()).collect());
-            vec![create(&name(*table)), Change::Append { table: TableRef::New(1), files }]
+            vec![create(&name(*table)), Change::Append { table: -1, files }]
         }
         Op::Append { table, files, at, values } => {
             let id = base.table("lake", &name(*table))?.id;
             let files: Vec<NewFile> =
                 (0..*files).map(|n| file(named(n), at + i64::from(n) * 100, *values)).collect();
             after.get_mut(&name(*table))?.extend(files.iter().map(|f| f.path.clone()));
-            vec![Change::Append { table: TableRef::Existing(id), files }]
+            vec![Change::Append { table: id, files }]
         }
         Op::Replace { table, keep } => {
             let table = base.table("lake", &name(*table))?;
@@ -116,7 +116,7 @@ async fn decide(
             set.insert(fresh.path.clone());
             vec![
                 Change::RemoveFiles { table: table.id, files: gone },
-                Change::Append { table: TableRef::Existing(table.id), files: vec![fresh] },
+                Change::Append { table: table.id, files: vec![fresh] },
             ]
         }
         Op::Drop { table } => {

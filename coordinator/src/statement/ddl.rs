@@ -1,6 +1,6 @@
 //! Names: which changes a CREATE or DROP asks of one snapshot. Pure; committing is `commit`'s.
 
-use skep_catalog::{Change, Column, Snapshot, TableRef};
+use skep_catalog::{Change, Snapshot};
 use skep_common::{Error, Result};
 use skep_engine::names;
 use skep_engine::sql::Name;
@@ -117,17 +117,6 @@ pub(crate) fn make_room(
             Err(located(error.hint(hint), name))
         }
     }
-}
-
-/// `CREATE TABLE` with its columns, as handle 0 of the transaction.
-pub(crate) fn create_table(
-    schema: &str,
-    name: &str,
-    columns: Vec<Column>,
-    comment: Option<String>,
-) -> (Change, TableRef) {
-    let (schema, name) = (schema.to_owned(), name.to_owned());
-    (Change::CreateTable { handle: 0, schema, name, columns, comment }, TableRef::New(0))
 }
 
 /// `DROP TABLE a, b` (or views): what exists, or an error for what does not.

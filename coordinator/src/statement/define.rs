@@ -46,8 +46,13 @@ impl Run {
             let room =
                 ddl::make_room(base, schema, &create.name, create.if_not_exists, create.or_replace, false)?;
             Ok(room.map_or_else(Vec::new, |mut changes| {
-                let comment = create.comment.clone();
-                changes.push(ddl::create_table(schema, &create.name.name, columns.clone(), comment).0);
+                changes.push(Change::CreateTable {
+                    id: base.fresh_id(),
+                    schema: schema.to_owned(),
+                    name: create.name.name.clone(),
+                    columns: columns.clone(),
+                    comment: create.comment.clone(),
+                });
                 changes
             }))
         })

@@ -4,6 +4,8 @@
 //! query.rs   SELECT, EXPLAIN          plan -> lane -> rows
 //! write.rs   INSERT, CTAS, COPY INTO  plan -> lane -> files and completions -> one commit
 //! ddl.rs     CREATE, DROP             snapshot -> changes -> one commit
+//! BEGIN, COMMIT and ROLLBACK are `transaction`'s: between them, what others commit is not seen, and what would be
+//! committed is added to the session's transaction instead.
 //! SHOW and DESCRIBE are the planner's: snapshot or settings -> rows
 //! ```
 
@@ -29,17 +31,20 @@ use skep_engine::{Parsed, Statement};
 use crate::commit::Author;
 use crate::coordinator::Shared;
 use crate::session::{Description, Done, Inner, Outcome, Rows, Session, StatementKind};
+use crate::transaction::Open;
 use crate::{ingest, system};
 
 /// One statement on its way: the session's settings as they were when it came, and an id of its own.
 pub(crate) struct Run {
-    shared: Arc<Shared>,
-    session: Arc<Inner>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) session: Arc<Inner>,
     settings: Settings,
     query: QueryId,
     text: String,
     /// Rows that came with the statement, once, as the table that [`crate::ingest`] names.
     given: Option<Arc<dyn TableProvider>>,
+    /// The transaction that it is part of; absent: it commits by itself.
+    pub(crate) open: Option<Open>,
 }
 
 impl Run {
@@ -52,6 +57,7 @@ impl Run {
             query: QueryId::generate(),
             text: parsed.text.clone(),
             given: None,
+            open: inner.open.lock().clone(),
         }
     }
 
@@ -87,7 +93,13 @@ impl Run {
     /// Runs `statement` once.
     pub(crate) async fn execute(self, statement: Statement, parameters: Vec<ScalarValue>) -> Result<Outcome> {
         tracing::debug!(query = %self.query, "statement");
+        if statement.writes() {
+            self.may_write()?;
+        }
         match statement {
+            Statement::Begin { read_only } => self.begin(read_only).await,
+            Statement::Commit => self.commit().await,
+            Statement::Rollback => self.rollback().await,
             Statement::Query(query) => self.query(&query, parameters).await,
             Statement::Explain { analyze, verbose, inner } => {
                 self.explain(*inner, analyze, verbose, parameters).await
@@ -106,7 +118,10 @@ impl Run {
     }
 
     async fn snapshot(&self) -> Result<Arc<Snapshot>> {
-        self.shared.environment.catalog.snapshot().await
+        match &self.open {
+            Some(open) => Ok(open.transaction.snapshot()),
+            None => self.shared.environment.catalog.snapshot().await,
+        }
     }
 
     /// A planner over `snapshot`, which knows the tables of schema `system` as well.
@@ -121,11 +136,16 @@ impl Run {
         })
     }
 
-    fn author(&self) -> Author {
-        Author { user: self.session.user.clone(), statement: self.text.clone(), query: self.query }
+    pub(crate) fn author(&self) -> Author {
+        Author {
+            user: self.session.user.clone(),
+            statement: self.text.clone(),
+            query: self.query,
+            transaction: self.open.as_ref().map(|open| Arc::clone(&open.transaction)),
+        }
     }
 
-    fn done(&self, tag: &'static str, rows: Option<u64>) -> Outcome {
+    pub(crate) fn done(&self, tag: &'static str, rows: Option<u64>) -> Outcome {
         Outcome::Done(Done { query: self.query, tag, rows })
     }
 

@@ -11,10 +11,8 @@ use arrow::record_batch::RecordBatch;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
-use object_store::path::Path;
-use skep_catalog::{Change, Column, NewFile, Snapshot, TableRef};
-use skep_common::{Kind, Result};
+use skep_catalog::{Change, Column, NewFile, Snapshot};
+use skep_common::Result;
 use skep_engine::error::from_datafusion;
 use skep_engine::planner::{NewTable, Planner, WriteInput};
 use skep_engine::sql::{CopyInto, CopyTo, CreateTableAs, Insert};
@@ -24,6 +22,7 @@ use super::{Run, ddl};
 use crate::commit::{next_attempt, publish};
 use crate::lanes::{Job, Lane, Ran};
 use crate::session::Outcome;
+use crate::transaction::refused;
 
 /// Where the rows of a write come from.
 enum Source {
@@ -43,7 +42,7 @@ struct Planned {
     folder: String,
     /// What comes before the rows in the same commit.
     before: Vec<Change>,
-    table: TableRef,
+    table: i64,
 }
 
 impl Run {
@@ -113,8 +112,7 @@ impl Run {
         let files = self.run_write(&planner, rows, target).await?;
         let written = files.iter().map(|file| file.rows).sum();
         let mut changes = before;
-        let paths: Vec<Path> =
-            files.iter().map(|file| root.join(&format!("{folder}{}", file.path))).collect();
+        let paths: Vec<String> = files.iter().map(|file| format!("{folder}{}", file.path)).collect();
         if !files.is_empty() {
             changes.push(Change::Append { table, files });
         }
@@ -124,13 +122,8 @@ impl Run {
         let published =
             publish(&self.shared.environment.catalog, base, &self.author(), attempt, changes).await;
         if let Err(error) = published {
-            // Only where the catalog refused: after any other error the commit may stand, and name these files.
-            let refused = matches!(
-                error.kind(),
-                Kind::Conflict | Kind::AlreadyExists | Kind::NotFound | Kind::Invalid | Kind::Unsupported
-            );
-            if refused {
-                self.discard(paths).await;
+            if refused(&error) {
+                self.shared.discard(paths).await;
             }
             return Err(error);
         }
@@ -159,16 +152,6 @@ impl Run {
         collect_report(&reports)
     }
 
-    /// Deletes files that no commit names. What cannot be deleted now is an orphan.
-    async fn discard(&self, paths: Vec<Path>) {
-        let Ok(store) = self.shared.environment.runtime.object_store(&self.shared.root.store) else { return };
-        for path in paths {
-            if let Err(error) = store.delete(&path).await {
-                tracing::debug!(%path, %error, "a file that no commit names stays behind");
-            }
-        }
-    }
-
     async fn plan_insert(&self, insert: &Insert, parameters: &[ScalarValue]) -> Result<Planned> {
         let planner = self.planner(self.snapshot().await?).await?.with_parameters(parameters.to_vec());
         let input = planner.insert(insert).await?;
@@ -193,9 +176,14 @@ impl Run {
         let Some(mut before) = room else { return Ok(None) };
         let planner = self.planner(Arc::clone(&base)).await?.with_parameters(parameters.to_vec());
         let NewTable { columns, plan: rows } = planner.create_table_as(create).await?;
-        let (change, table) =
-            ddl::create_table(schema, &create.name.name, columns.clone(), create.comment.clone());
-        before.push(change);
+        let table = base.fresh_id();
+        before.push(Change::CreateTable {
+            id: table,
+            schema: schema.to_owned(),
+            name: create.name.name.clone(),
+            columns: columns.clone(),
+            comment: create.comment.clone(),
+        });
         let folder = base.path_of_new_table(schema, &create.name.name);
         Ok(Some(Planned { base, planner, rows, columns, folder, before, table }))
     }
@@ -211,7 +199,7 @@ impl Planned {
             columns: table.columns.clone(),
             folder: table.path.clone(),
             before: Vec::new(),
-            table: TableRef::Existing(table.id),
+            table: table.id,
         }
     }
 }

@@ -17,6 +17,7 @@ mod dialect;
 mod read;
 mod show;
 mod statement;
+mod transaction;
 mod unsupported;
 
 pub use dialect::SkepDialect;

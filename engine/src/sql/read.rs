@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Toke
 use skep_common::{Error, Position, Result};
 
 use super::statement::{Described, Insert, Name, Parsed, Statement};
-use super::{SkepDialect, copy, create, show, unsupported};
+use super::{SkepDialect, copy, create, show, transaction, unsupported};
 use crate::names;
 
 /// Nesting that a statement may have before it is refused.
@@ -100,6 +100,9 @@ impl<'a> Reader<'a> {
             Keyword::SET => show::set(self),
             Keyword::RESET => show::reset(self),
             Keyword::USE => show::use_schema(self),
+            Keyword::BEGIN | Keyword::START => transaction::begin(self, keyword),
+            Keyword::COMMIT | Keyword::END => transaction::end(self, Statement::Commit),
+            Keyword::ROLLBACK | Keyword::ABORT => transaction::end(self, Statement::Rollback),
             _ => {
                 self.parser.prev_token();
                 self.expected("a statement such as SELECT, INSERT or CREATE")

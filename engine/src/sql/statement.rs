@@ -312,6 +312,15 @@ pub enum Statement {
     },
     /// `DESCRIBE`
     Describe(Described),
+    /// `BEGIN`, `START TRANSACTION`
+    Begin {
+        /// Refuse changes.
+        read_only: bool,
+    },
+    /// `COMMIT`
+    Commit,
+    /// `ROLLBACK`
+    Rollback,
     /// `SET name = value`, `USE schema`
     Set {
         /// The setting.
@@ -343,6 +352,17 @@ impl Statement {
             Self::Insert(_) => Some("INSERT"),
             Self::CopyInto(_) | Self::CopyTo(_) => Some("COPY"),
             Self::Set { .. } => Some("SET"),
+            Self::Begin { .. } => Some("BEGIN"),
+            Self::Commit => Some("COMMIT"),
+            Self::Rollback => Some("ROLLBACK"),
+        }
+    }
+
+    /// Whether it changes the catalog.
+    pub fn writes(&self) -> bool {
+        match self {
+            Self::Set { .. } | Self::Begin { .. } | Self::Commit | Self::Rollback | Self::CopyTo(_) => false,
+            other => other.tag().is_some(),
         }
     }
 }

@@ -65,7 +65,8 @@ fn syntax_errors_say_where_and_what_was_expected() {
 #[test]
 fn what_is_missing_is_named_with_the_way_out() {
     let errors = [
-        "BEGIN",
+        "SAVEPOINT s",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE",
         "UPDATE t SET a = 1",
         "ALTER TABLE t ADD COLUMN b INT",
         "INSERT OVERWRITE t SELECT 1",
@@ -79,7 +80,8 @@ fn what_is_missing_is_named_with_the_way_out() {
     ]
     .map(error);
     assert_snapshot!(errors.join("\n"), @r#"
-    unsupported: BEGIN: transactions of several statements are not supported by this version (line 1, column 1) (hint: every statement commits by itself, completely or not at all)
+    unsupported: SAVEPOINT is not supported by this version (line 1, column 1) (hint: a statement that fails leaves its transaction as it was before; there are no savepoints)
+    unsupported: transactions are isolated by snapshots, not serializable (line 1, column 23) (hint: leave the level out, or say ISOLATION LEVEL SNAPSHOT)
     unsupported: UPDATE is not supported by this version (line 1, column 1) (hint: CREATE OR REPLACE TABLE t AS SELECT ... FROM t replaces the rows of a table in one commit)
     unsupported: ALTER is not supported by this version (line 1, column 1) (hint: CREATE TABLE ... AS SELECT makes a table of the shape you want)
     unsupported: INSERT OVERWRITE is not supported by this version (line 1, column 8) (hint: CREATE OR REPLACE TABLE ... AS SELECT replaces the rows of a table)

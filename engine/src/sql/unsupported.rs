@@ -6,13 +6,8 @@ use skep_common::Error;
 pub(super) fn statement(word: &str) -> Option<Error> {
     let word = word.to_ascii_uppercase();
     let hint = match word.as_str() {
-        "BEGIN" | "START" | "COMMIT" | "ROLLBACK" | "SAVEPOINT" | "RELEASE" | "END" => {
-            return Some(
-                Error::unsupported(format!(
-                    "{word}: transactions of several statements are not supported by this version"
-                ))
-                .hint("every statement commits by itself, completely or not at all"),
-            );
+        "SAVEPOINT" | "RELEASE" => {
+            "a statement that fails leaves its transaction as it was before; there are no savepoints"
         }
         "UPDATE" | "DELETE" | "MERGE" | "TRUNCATE" => {
             "CREATE OR REPLACE TABLE t AS SELECT ... FROM t replaces the rows of a table in one commit"

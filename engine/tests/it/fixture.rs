@@ -14,8 +14,8 @@ use futures::TryStreamExt;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use skep_catalog::{
-    Catalog, Change, CommitInfo, Nans, NewFile, OpenOptions, Snapshot, TableDef, TableRef, footer_size,
-    nan_columns, stats_from_parquet, without_bounds,
+    Catalog, Change, CommitInfo, Nans, NewFile, OpenOptions, Snapshot, TableDef, footer_size, nan_columns,
+    stats_from_parquet, without_bounds,
 };
 use skep_common::{Error, Result};
 use skep_engine::sql::{Statement, parse};
@@ -131,7 +131,7 @@ impl Fixture {
             Statement::CreateTable(create) => {
                 let columns = planner.create_table(create).await?;
                 let change = Change::CreateTable {
-                    handle: 0,
+                    id: -1,
                     schema: create.name.schema_or("main").to_owned(),
                     name: create.name.name.clone(),
                     columns,
@@ -143,7 +143,7 @@ impl Fixture {
                 let table = planner.create_table_as(create).await?;
                 let schema = create.name.schema_or("main").to_owned();
                 let change = Change::CreateTable {
-                    handle: 0,
+                    id: -1,
                     schema: schema.clone(),
                     name: create.name.name.clone(),
                     columns: table.columns,
@@ -181,10 +181,8 @@ impl Fixture {
     }
 
     async fn commit(&self, changes: Vec<Change>) -> Result<Answer> {
-        let mut transaction = self.environment.catalog.begin(self.snapshot().await, CommitInfo::anonymous());
-        for change in changes {
-            transaction.push(change);
-        }
+        let transaction = self.environment.catalog.begin(self.snapshot().await, CommitInfo::anonymous());
+        transaction.apply(changes)?;
         transaction.commit().await?;
         let plan = Arc::new(datafusion::physical_plan::empty::EmptyExec::new(Arc::new(
             arrow::datatypes::Schema::empty(),
@@ -226,8 +224,7 @@ impl Fixture {
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
         if rows > 0 {
             let file = parquet_file(&self.path("data").join(&table.path), table, &batches);
-            self.commit(vec![Change::Append { table: TableRef::Existing(table.id), files: vec![file] }])
-                .await?;
+            self.commit(vec![Change::Append { table: table.id, files: vec![file] }]).await?;
         }
         Ok(Answer { rows: vec![vec![rows.to_string()]], plan: physical, reports })
     }

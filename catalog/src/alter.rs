@@ -1,0 +1,146 @@
+//! Writes what became of a table that exists: another name, other columns, another comment.
+
+use std::collections::HashMap;
+
+use skep_common::Result;
+use skep_metadb::database_error;
+
+use crate::changes::Token;
+use crate::column::{self, Column};
+use crate::model::TableDef;
+use crate::write::{ColumnRow, Writer, flatten, gone};
+
+impl Writer<'_> {
+    /// Takes the row of a table away that gets another: first of all, so that tables can exchange their names.
+    pub(crate) async fn end_row(&mut self, before: &TableDef, after: &TableDef) -> Result<()> {
+        let (table, what) = match before.external {
+            Some(_) => ("skep_external_table", "external table"),
+            None if before.name != after.name => ("ducklake_table", "table"),
+            None => return Ok(()),
+        };
+        match self.end(table, "table_id", before.id).await? {
+            0 => Err(gone(what)),
+            _ => Ok(()),
+        }
+    }
+
+    /// `before`, whose row was taken away, becomes `after`: two states of one table.
+    pub(crate) async fn alter(&mut self, before: &TableDef, after: &TableDef) -> Result<()> {
+        let id = before.id;
+        let renamed = before.name != after.name;
+        if let Some(external) = &after.external {
+            if renamed {
+                self.free_name(&after.schema_name, &after.name).await?;
+            }
+            return self.insert_external(id, after.schema, after, external).await;
+        }
+        if renamed {
+            self.free_name(&after.schema_name, &after.name).await?;
+            self.rename(id, &after.name).await?;
+            // As DuckDB logs a rename.
+            self.token(Token::CreatedTable(after.schema_name.clone(), after.name.clone()));
+        }
+        if before.columns != after.columns {
+            self.set_columns(before, after).await?;
+            self.reshaped.push(id);
+            self.token(Token::AlteredTable(id));
+        }
+        if before.comment != after.comment {
+            self.end_comment(id).await?;
+            if let Some(comment) = &after.comment {
+                self.insert_comment(id, comment).await?;
+            }
+            self.token(Token::AlteredTable(id));
+        }
+        Ok(())
+    }
+
+    /// Another name for the table whose row ended in this snapshot; its folder stays.
+    async fn rename(&mut self, id: i64, name: &str) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO ducklake_table (table_id, table_uuid, begin_snapshot, end_snapshot, schema_id, table_name, \
+             path, path_is_relative) \
+             SELECT table_id, table_uuid, ?1, NULL, schema_id, ?2, path, path_is_relative FROM ducklake_table \
+             WHERE table_id = ?3 AND end_snapshot = ?1",
+        )
+        .bind(self.snapshot)
+        .bind(name)
+        .bind(id)
+        .execute(self.tx.conn())
+        .await
+        .map_err(|e| database_error(format!("cannot rename a table to '{name}'"), e))?;
+        Ok(())
+    }
+
+    async fn end_comment(&mut self, id: i64) -> Result<()> {
+        sqlx::query(
+            "UPDATE ducklake_tag SET end_snapshot = ? \
+             WHERE object_id = ? AND key = 'comment' AND end_snapshot IS NULL",
+        )
+        .bind(self.snapshot)
+        .bind(id)
+        .execute(self.tx.conn())
+        .await
+        .map_err(|e| database_error("cannot take a comment away", e))?;
+        Ok(())
+    }
+
+    async fn set_columns(&mut self, before: &TableDef, after: &TableDef) -> Result<()> {
+        let id = before.id;
+        let doing = || format!("cannot change the columns of table '{}.{}'", after.schema_name, after.name);
+        let places = self.places(id).await.map_err(|e| database_error(doing(), e))?;
+        let mut last = places.values().copied().max().unwrap_or(0);
+        let (mut old, mut rows) = (Vec::new(), Vec::new());
+        flatten(None, &before.columns, &mut old);
+        flatten(None, &after.columns, &mut rows);
+        let old: HashMap<i64, (Option<i64>, &Column)> =
+            old.into_iter().map(|(parent, column)| (column.id, (parent, column))).collect();
+        let mut written: Vec<ColumnRow<'_>> = Vec::new();
+        let mut ended: Vec<i64> = old.keys().copied().collect();
+        for (parent, column) in rows {
+            match old.get(&column.id) {
+                Some((old_parent, old)) if *old_parent == parent && same_row(old, column) => {
+                    ended.retain(|id| *id != column.id);
+                }
+                Some(_) => written.push(((parent, column), places.get(&column.id).copied().unwrap_or(0))),
+                None => {
+                    last += 1;
+                    written.push(((parent, column), last));
+                }
+            }
+        }
+        for column in ended {
+            sqlx::query(
+                "UPDATE ducklake_column SET end_snapshot = ? \
+                 WHERE table_id = ? AND column_id = ? AND end_snapshot IS NULL",
+            )
+            .bind(self.snapshot)
+            .bind(id)
+            .bind(column)
+            .execute(self.tx.conn())
+            .await
+            .map_err(|e| database_error(doing(), e))?;
+        }
+        self.insert_columns(id, &written).await.map_err(|e| database_error(doing(), e))?;
+        let fresh: Vec<&Column> =
+            column::all(&after.columns).into_iter().filter(|column| !old.contains_key(&column.id)).collect();
+        self.name_columns(id, &fresh).await.map_err(|e| database_error(doing(), e))
+    }
+
+    /// `column_order` by column.
+    async fn places(&mut self, table: i64) -> Result<HashMap<i64, i64>, sqlx::Error> {
+        let rows: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT column_id, column_order FROM ducklake_column WHERE table_id = ? AND end_snapshot IS NULL",
+        )
+        .bind(table)
+        .fetch_all(self.tx.conn())
+        .await?;
+        Ok(rows.into_iter().collect())
+    }
+}
+
+/// Whether the rows of two states of a column are equal; children have rows of their own.
+fn same_row(a: &Column, b: &Column) -> bool {
+    (&a.name, &a.ty, a.nullable) == (&b.name, &b.ty, b.nullable)
+        && (&a.initial_default, &a.default) == (&b.initial_default, &b.default)
+}

@@ -1,0 +1,133 @@
+//! The open transaction of a session: BEGIN, COMMIT, ROLLBACK.
+//!
+//! ```text
+//! BEGIN --> statements read and change the transaction's snapshot --> COMMIT: one snapshot of the catalog
+//!                                                                 \-> ROLLBACK, or the session ends: nothing
+//! ```
+//!
+//! # Invariants
+//! - A statement that fails leaves the transaction as it was before the statement.
+//! - Whatever COMMIT answers, the transaction is over; while another of its statements runs, it does not start.
+//! - Files that no commit can name any more are deleted.
+
+use std::sync::Arc;
+
+use skep_catalog::{Snapshot, Transaction};
+use skep_common::{Error, Kind, Result, task};
+
+use crate::coordinator::Shared;
+use crate::session::{Inner, Outcome, Session};
+use crate::statement::Run;
+
+/// A transaction between BEGIN and its end.
+#[derive(Debug, Clone)]
+pub(crate) struct Open {
+    pub(crate) transaction: Arc<Transaction>,
+    pub(crate) read_only: bool,
+}
+
+impl Session {
+    /// What a statement that came now would read.
+    pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        let open = self.0.open.lock().as_ref().map(|open| open.transaction.snapshot());
+        match open {
+            Some(snapshot) => Ok(snapshot),
+            None => self.0.shared.environment.catalog.snapshot().await,
+        }
+    }
+}
+
+impl Run {
+    pub(crate) async fn begin(self, read_only: bool) -> Result<Outcome> {
+        let catalog = &self.shared.environment.catalog;
+        let base = catalog.snapshot().await?;
+        let transaction = Arc::new(catalog.begin(base, self.author().info(0)));
+        {
+            let mut open = self.session.open.lock();
+            if open.is_some() {
+                return Err(
+                    Error::invalid("a transaction is open already").hint("COMMIT or ROLLBACK it first")
+                );
+            }
+            *open = Some(Open { transaction, read_only });
+        }
+        Ok(self.done("BEGIN", None))
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<Outcome> {
+        self.open = None;
+        let Some(transaction) = end(&self.session)? else { return Ok(self.done("COMMIT", None)) };
+        let staged = transaction.staged_files();
+        match transaction.commit().await {
+            Ok(_) => Ok(self.done("COMMIT", None)),
+            Err(error) => {
+                if refused(&error) {
+                    self.shared.discard(staged).await;
+                }
+                let retry = error.kind() == Kind::Conflict;
+                Err(if retry {
+                    error.hint("the transaction was rolled back: run it again from BEGIN")
+                } else {
+                    error
+                })
+            }
+        }
+    }
+
+    pub(crate) async fn rollback(mut self) -> Result<Outcome> {
+        self.open = None;
+        if let Some(transaction) = end(&self.session)? {
+            self.shared.discard(transaction.staged_files()).await;
+        }
+        Ok(self.done("ROLLBACK", None))
+    }
+
+    /// Refuses to change anything in a transaction that only reads.
+    pub(crate) fn may_write(&self) -> Result<()> {
+        if self.open.as_ref().is_some_and(|open| open.read_only) {
+            return Err(Error::invalid("the transaction is read only")
+                .hint("COMMIT it, and change tables outside of it or after BEGIN without READ ONLY"));
+        }
+        Ok(())
+    }
+}
+
+/// Takes the transaction out of its session. `None` if it is read by nobody and changed nothing.
+fn end(session: &Inner) -> Result<Option<Transaction>> {
+    let mut slot = session.open.lock();
+    let Some(Open { transaction, read_only }) = slot.take() else {
+        return Err(Error::invalid("no transaction is open").hint("BEGIN starts one"));
+    };
+    match Arc::try_unwrap(transaction) {
+        Ok(transaction) => Ok((!transaction.is_empty()).then_some(transaction)),
+        Err(transaction) => {
+            *slot = Some(Open { transaction, read_only });
+            Err(Error::conflict("another statement of the transaction is running")
+                .hint("wait until it is done, or cancel it, and try again"))
+        }
+    }
+}
+
+/// Whether `error` says that the catalog did not take a commit: after any other it may stand.
+pub(crate) fn refused(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        Kind::Conflict | Kind::AlreadyExists | Kind::NotFound | Kind::Invalid | Kind::Unsupported
+    )
+}
+
+/// What a session that ends leaves open is rolled back.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Some(open) = self.open.get_mut().take() else { return };
+        let staged = open.transaction.staged_files();
+        if staged.is_empty() || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let shared: Arc<Shared> = Arc::clone(&self.shared);
+        task::spawn("remove the files of a transaction that was left", async move {
+            shared.discard(staged).await;
+        })
+        .detach();
+    }
+}
