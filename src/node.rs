@@ -156,6 +156,7 @@ impl CoordinatorNode {
             channels: channels.clone(),
             codec: Codec::new(),
             prepare: Arc::new(skep_engine::functions::register),
+            partitions_max: options.channel.partitions_max,
         });
         let mut routes = RoutesBuilder::default();
         routes.add_service(MembershipService::server(members.clone()));

@@ -1,5 +1,6 @@
 //! Connections between nodes: bounded waiting, keepalives, the secret on every call.
 
+use std::num::NonZeroUsize;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub struct ChannelConfig {
     /// timeout.
     #[serde(with = "skep_common::unit::duration")]
     pub keepalive_timeout: Duration,
+    /// Partitions of tasks that one node has open for other nodes at once, 1 to 1000000; more are refused. Each holds a few
+    /// batches of rows.
+    pub partitions_max: NonZeroUsize,
 }
 
 impl Default for ChannelConfig {
@@ -38,6 +42,7 @@ impl Default for ChannelConfig {
             connect_timeout: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
+            partitions_max: PARTITIONS_MAX,
         }
     }
 }
@@ -48,8 +53,14 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 /// How long calls under way may go on when a node stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Hundreds of queries.
+const PARTITIONS_MAX: NonZeroUsize = match NonZeroUsize::new(1 << 16) {
+    Some(max) => max,
+    None => NonZeroUsize::MIN,
+};
+
 /// Calls on one connection at once. Every pair of tasks of every query holds one; hyper's own 200 would make queries wait for
-/// each other.
+/// each other. More than `partitions_max` and the plans under way need: a call beyond it would wait instead of failing.
 const STREAMS_MAX: u32 = 1 << 20;
 
 /// A connection that adds the cluster secret to every call. Connects when first used, and again when broken.

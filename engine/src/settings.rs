@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use datafusion::arrow::array::timezone::Tz;
-use datafusion::config::ConfigOptions;
+use datafusion::config::{ConfigNonZeroUsize, ConfigOptions};
 use datafusion::prelude::SessionConfig;
 use skep_common::{ByteSize, Error, Result, unit};
 
@@ -243,6 +243,11 @@ impl Settings {
     pub fn apply(&self, mut config: SessionConfig) -> SessionConfig {
         let options = config.options_mut();
         options.execution.time_zone = Some(self.time_zone().to_owned());
+        // The exchange within a node can wait for ever on a spill file that is still written to (apache/datafusion 24883): let
+        // each hold one batch, so that none is open when it is read. Nothing else asks for this size.
+        if let Ok(one) = ConfigNonZeroUsize::try_new(1) {
+            options.execution.max_spill_file_size_bytes = one;
+        }
         for (name, value) in &self.foreign {
             // Checked when it was set.
             let _ = options.set(name, value);

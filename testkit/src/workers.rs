@@ -39,7 +39,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn start(name: &str, secret: &Secret, functions: Vec<Arc<ScalarUDF>>) -> Result<Self> {
+    fn start(
+        name: &str,
+        secret: &Secret,
+        channel: &ChannelConfig,
+        functions: Vec<Arc<ScalarUDF>>,
+    ) -> Result<Self> {
         let failed = |e: std::io::Error| Error::unavailable("cannot start a worker").source(e);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(failed)?;
@@ -52,17 +57,18 @@ impl Worker {
         let tasks = Tasks::new(Options {
             node: id.clone(),
             runtime: environment()?,
-            channels: Channels::new(secret.clone(), ChannelConfig::default()),
+            channels: Channels::new(secret.clone(), channel.clone()),
             codec: Codec::new(),
             prepare: Arc::new(move |builder| with_functions(builder, &functions)),
+            partitions_max: channel.partitions_max,
         });
         let mut routes = Routes::builder();
         tasks.register(&mut routes);
-        let secret = secret.clone();
+        let (secret, channel) = (secret.clone(), channel.clone());
         let serve = async move {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
             // The end of a server shows in the test that uses it.
-            let _ = serve(listener, routes, secret, ChannelConfig::default(), CancellationToken::new()).await;
+            let _ = serve(listener, routes, secret, channel, CancellationToken::new()).await;
         };
         drop(runtime.spawn(serve));
         Ok(Self { info: NodeInfo { id, zone: None, url, free: 0 }, tasks, runtime: Some(runtime) })
@@ -111,6 +117,8 @@ pub struct Cluster {
     pub lanes: Lanes,
     /// The session that statements are planned in; register tables here.
     pub context: SessionContext,
+    /// Connections to the workers, as the coordinator has them.
+    pub channels: Channels,
 }
 
 impl Cluster {
@@ -127,19 +135,39 @@ impl Cluster {
     /// # Errors
     /// Those of starting servers.
     pub fn with_config(count: usize, functions: Vec<Arc<ScalarUDF>>, config: Config) -> Result<Self> {
+        Self::with_channel(count, functions, config, &ChannelConfig::default())
+    }
+
+    /// As [`Cluster::with_config`], with nodes that connect as `channel` says.
+    ///
+    /// # Errors
+    /// Those of starting servers.
+    pub fn with_channel(
+        count: usize,
+        functions: Vec<Arc<ScalarUDF>>,
+        config: Config,
+        channel: &ChannelConfig,
+    ) -> Result<Self> {
         let secret = Secret::generate();
         let mut workers = Vec::with_capacity(count + 1);
         for number in 1..=count {
-            workers.push(Worker::start(&format!("w{number}"), &secret, functions.clone())?);
+            workers.push(Worker::start(&format!("w{number}"), &secret, channel, functions.clone())?);
         }
-        let own = Worker::start("coordinator", &secret, functions)?;
+        let own = Worker::start("coordinator", &secret, channel, functions)?;
         let listed = Arc::new(Listed(workers.iter().map(|worker| worker.info.clone()).collect()));
-        let channels = Channels::new(secret, ChannelConfig::default());
-        let lanes = Lanes::new(config, listed, Some(own.info.url.clone()), channels, Codec::new());
+        let channels = Channels::new(secret, channel.clone());
+        let url = Some(own.info.url.clone());
+        let lanes = Lanes::new(config, listed, url, channels.clone(), Codec::new());
         workers.push(own);
         let settings = SessionConfig::new().with_target_partitions(2);
         let context = SessionContext::new_with_config_rt(settings, environment()?);
-        Ok(Self { workers, lanes, context })
+        Ok(Self { workers, lanes, context, channels })
+    }
+
+    /// Lanes that take `nodes` for the workers, which may name one worker twice.
+    pub fn lanes_over(&self, nodes: Vec<NodeInfo>) -> Lanes {
+        let own = self.workers.last().map(|worker| worker.info.url.clone());
+        Lanes::new(Config::default(), Arc::new(Listed(nodes)), own, self.channels.clone(), Codec::new())
     }
 
     /// Makes the Parquet files under `folder` the table `name`.
@@ -171,6 +199,11 @@ impl Cluster {
     /// Those of planning.
     pub async fn write(&self, sql: &str, target: WriteTarget, lane: Option<Lane>) -> Result<Job> {
         Ok(Job { write: Some(target), ..self.job(sql, lane).await? })
+    }
+
+    /// Partitions that all workers together ever opened.
+    pub fn opened(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.tasks.opened()).sum()
     }
 
     /// Partitions that any worker has open.

@@ -1,13 +1,14 @@
 //! Rows between tasks: the producing side of [`skep_cluster::exchange`].
 //!
 //! Each open partition is driven by a task of its own, which stops when the consumer has no more room, when it is told
-//! that nobody reads, or when the call ends. A panic of an operator ends in an error of its partition.
+//! that nobody reads, or when the call ends. A panic of an operator ends in an error of its partition. A worker opens no more
+//! partitions than it was told it may: a query too many fails, it does not wait for others to end, which might wait for it.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -41,13 +42,52 @@ use uuid::Uuid;
 pub(crate) struct Producer {
     worker: Worker,
     node: NodeId,
-    running: Arc<AtomicUsize>,
+    places: Arc<Places>,
     sweeping: Arc<AtomicBool>,
 }
 
 impl Producer {
-    pub(crate) fn new(worker: Worker, node: NodeId, running: Arc<AtomicUsize>) -> Self {
-        Self { worker, node, running, sweeping: Arc::default() }
+    pub(crate) fn new(worker: Worker, node: NodeId, places: Arc<Places>) -> Self {
+        Self { worker, node, places, sweeping: Arc::default() }
+    }
+}
+
+/// How many partitions of one worker are open for their consumers, and how many may be.
+#[derive(Debug)]
+pub(crate) struct Places {
+    running: AtomicUsize,
+    opened: AtomicU64,
+    max: usize,
+}
+
+impl Places {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { running: AtomicUsize::new(0), opened: AtomicU64::new(0), max }
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    /// Takes places for `count` partitions, all or none.
+    ///
+    /// # Errors
+    /// `Exhausted` if there are not as many.
+    fn enter(self: &Arc<Self>, count: usize, node: &NodeId) -> Result<Vec<Running>> {
+        let fits = |running: usize| running.checked_add(count).filter(|after| *after <= self.max);
+        if self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_err() {
+            let (running, max) = (self.running(), self.max);
+            return Err(Error::exhausted(format!(
+                "worker '{node}' has {running} partitions of tasks open and cannot open {count} more of at most {max}"
+            ))
+            .hint("run fewer queries at once, or raise cluster.channel.partitions_max"));
+        }
+        self.opened.fetch_add(count as u64, Ordering::AcqRel);
+        Ok((0..count).map(|_| Running(Arc::clone(self))).collect())
     }
 }
 
@@ -68,6 +108,8 @@ impl Exchange for Producer {
         let who = Arc::new(format!("task {task} of stage {stage} on worker '{}'", self.node));
         let request = decode_open(open)?;
         let start = request.target_partition_start;
+        let count = request.target_partition_end.saturating_sub(start);
+        let places = self.places.enter(count, &self.node)?;
         let opening = AssertUnwindSafe(self.worker.execute_task(request)).catch_unwind().await;
         let (streams, _) = match opening {
             Ok(opened) => opened.map_err(|e| blame(from_datafusion(&e), &who))?,
@@ -77,7 +119,7 @@ impl Exchange for Producer {
         let (replies, outbound) = mpsc::channel(streams.len() + 1);
         let mut gates = Vec::with_capacity(streams.len());
         let mut tasks = Vec::with_capacity(streams.len() + 1);
-        for (i, stream) in streams.into_iter().enumerate() {
+        for (i, (stream, running)) in streams.into_iter().zip(places).enumerate() {
             let gate = Arc::new(Semaphore::new(0));
             let partition = Partition {
                 index: (start + i) as u64,
@@ -85,7 +127,7 @@ impl Exchange for Producer {
                 gate: Arc::clone(&gate),
                 replies: replies.clone(),
                 who: Arc::clone(&who),
-                running: Running::enter(&self.running),
+                running,
             };
             let work = partition.drive();
             let task = spawn("produce", work);
@@ -189,18 +231,11 @@ async fn control(
 }
 
 /// Counts a partition as running as long as it lives.
-struct Running(Arc<AtomicUsize>);
-
-impl Running {
-    fn enter(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(count))
-    }
-}
+struct Running(Arc<Places>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

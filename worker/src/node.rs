@@ -101,6 +101,7 @@ impl Worker {
             channels: Channels::new(config.secret.clone(), config.channel.clone()),
             codec: Codec::new(),
             prepare: config.prepare,
+            partitions_max: config.channel.partitions_max,
         });
 
         let stop = CancellationToken::new();

@@ -4,8 +4,8 @@
 //! ([`skep_cluster::exchange`]). Each task gets a session of its own: this worker's memory, stores and functions, the
 //! settings that came with the plan, and which of how many tasks it is.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -20,7 +20,7 @@ use skep_engine::codec::Codec;
 use skep_engine::write::TaskIdentity;
 use tonic::service::RoutesBuilder;
 
-use crate::exchange::Producer;
+use crate::exchange::{Places, Producer};
 
 /// Adds to the session of every task, such as functions that plans name.
 pub type Prepare = Arc<dyn Fn(SessionStateBuilder) -> SessionStateBuilder + Send + Sync>;
@@ -37,6 +37,8 @@ pub struct Options {
     pub codec: Codec,
     /// Applied to every task's session.
     pub prepare: Prepare,
+    /// Partitions of tasks that may be open for their consumers at once.
+    pub partitions_max: NonZeroUsize,
 }
 
 /// The tasks of one worker. Cheap to clone.
@@ -44,26 +46,26 @@ pub struct Options {
 pub struct Tasks {
     worker: Worker,
     node: NodeId,
-    running: Arc<AtomicUsize>,
+    open: Arc<Places>,
 }
 
 impl Tasks {
     /// Ready to be served.
     pub fn new(options: Options) -> Self {
-        let Options { node, runtime, channels, codec, prepare } = options;
+        let Options { node, runtime, channels, codec, prepare, partitions_max } = options;
         let build = move |context: WorkerQueryContext| {
             let (channels, codec, prepare) = (channels.clone(), codec.clone(), Arc::clone(&prepare));
             async move { session(context, channels, codec, &prepare) }
         };
         let version = concat!("skep ", env!("CARGO_PKG_VERSION"));
         let worker = Worker::from_session_builder(build).with_runtime_env(runtime).with_version(version);
-        Self { worker, node, running: Arc::default() }
+        Self { worker, node, open: Arc::new(Places::new(partitions_max.get())) }
     }
 
     /// Adds the services to a server. The server checks the secret, before every call.
     pub fn register(&self, routes: &mut RoutesBuilder) {
         routes.add_service(self.worker.clone().into_worker_server());
-        let producer = Producer::new(self.worker.clone(), self.node.clone(), Arc::clone(&self.running));
+        let producer = Producer::new(self.worker.clone(), self.node.clone(), Arc::clone(&self.open));
         let server = ExchangeServer::new(producer)
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
@@ -72,7 +74,12 @@ impl Tasks {
 
     /// Partitions that are open for their consumers. None when all queries have ended or were cancelled.
     pub fn running(&self) -> usize {
-        self.running.load(Ordering::Acquire)
+        self.open.running()
+    }
+
+    /// Partitions that were ever opened.
+    pub fn opened(&self) -> u64 {
+        self.open.opened()
     }
 }
 

@@ -7,5 +7,6 @@ mod external;
 mod fixture;
 mod meta;
 mod scan;
+mod spill;
 mod travel;
 mod write;

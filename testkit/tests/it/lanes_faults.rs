@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::lanes_rows::run;
 
 /// `t(n)` with the numbers from 0 to 8,999 in three files.
-fn numbers() -> TempDir {
+pub(crate) fn numbers() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in 0..3 {
         let column: ArrayRef = Arc::new(Int64Array::from_iter_values(file * 3000..(file + 1) * 3000));
@@ -118,7 +118,7 @@ async fn an_error_keeps_its_kind_over_every_hop() {
     assert_eq!(error.kind(), Kind::Invalid, "{error:?}");
 }
 
-const ENDLESS: &str = "SELECT a.n + b.n FROM t a CROSS JOIN t b";
+pub(crate) const ENDLESS: &str = "SELECT a.n + b.n FROM t a CROSS JOIN t b";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_after_the_first_row_fails_the_query() {

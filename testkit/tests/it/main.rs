@@ -8,6 +8,7 @@ mod flights;
 mod judge;
 mod lanes_codec;
 mod lanes_faults;
+mod lanes_hazards;
 mod lanes_rows;
 mod lanes_write;
 mod process;
