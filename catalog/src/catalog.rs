@@ -153,7 +153,8 @@ impl Catalog {
                 .map_err(|e| database_error("cannot look for a snapshot", e))?;
         match row.0 {
             Some(id) => self.snapshot_at(id).await,
-            None => Err(Error::not_found(format!("there is no snapshot as old as {time}"))),
+            None => Err(Error::not_found(format!("there is no snapshot as old as {time}"))
+                .hint("SHOW SNAPSHOTS lists those that are there")),
         }
     }
 

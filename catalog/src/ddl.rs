@@ -92,7 +92,7 @@ pub(crate) const TABLES: &str = r#"
 "#;
 
 /// Our own tables, numbered; see [`MetaDb::migrate`](skep_metadb::MetaDb::migrate).
-pub(crate) const MIGRATIONS: [&str; 2] = [
+pub(crate) const MIGRATIONS: [&str; 3] = [
     r#"
     -- which snapshot a commit of some key made
     CREATE TABLE skep_commit (key TEXT PRIMARY KEY, snapshot_id INTEGER NOT NULL, committed_at TEXT NOT NULL);
@@ -120,6 +120,10 @@ pub(crate) const MIGRATIONS: [&str; 2] = [
     CREATE TABLE skep_transaction (
         key TEXT PRIMARY KEY, base INTEGER NOT NULL, author TEXT, message TEXT, changes TEXT NOT NULL,
         saved_at TEXT NOT NULL);
+"#,
+    r#"
+    -- names of snapshots, which keep them from being expired
+    CREATE TABLE skep_tag (name TEXT PRIMARY KEY, snapshot_id INTEGER NOT NULL, created_at TEXT NOT NULL);
 "#,
 ];
 

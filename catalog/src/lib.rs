@@ -39,6 +39,7 @@ pub mod conflict;
 mod ddl;
 mod files;
 mod footer;
+mod history;
 mod load;
 mod model;
 mod overlay;
@@ -56,6 +57,7 @@ pub use column::{
     read_schema,
 };
 pub use footer::{Nans, footer_size, nan_columns, stats_from_parquet, without_bounds};
+pub use history::{SnapshotInfo, Tag};
 pub use model::{
     ColumnStats, DIALECT, DataFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot, TableDef, ViewDef,
 };

@@ -27,8 +27,7 @@ pub(crate) async fn snapshot(db: &MetaDb, id: i64, near: Option<&Snapshot>) -> R
             .await
             .map_err(|e| database_error(doing(), e))?;
     let Some((time, schema_version)) = head else {
-        return Err(Error::not_found(format!("snapshot {id} does not exist"))
-            .hint("it was never made, or it was expired: list the snapshots that are left"));
+        return Err(no_snapshot(id));
     };
     let time = parse_time(&time).ok_or_else(|| {
         Error::corrupt(format!("snapshot {id} has the time '{time}'"))
@@ -61,6 +60,12 @@ pub(crate) async fn snapshot(db: &MetaDb, id: i64, near: Option<&Snapshot>) -> R
         by_id,
         overlay: None,
     })
+}
+
+/// The error of a snapshot that is not there.
+pub(crate) fn no_snapshot(id: i64) -> Error {
+    Error::not_found(format!("snapshot {id} does not exist"))
+        .hint("it was never made, or it was expired: SHOW SNAPSHOTS lists those that are there")
 }
 
 /// As DuckDB writes it. Later times have greater texts.

@@ -15,7 +15,9 @@ pub(crate) use skep_engine::names::SYSTEM_SCHEMA as SCHEMA;
 
 /// The names of its tables with their columns.
 pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
-    vec![("workers", workers_schema())]
+    let mut all = skep_engine::planner::history_schemas();
+    all.push(("workers", workers_schema()));
+    all
 }
 
 /// Its tables, filled as of now.

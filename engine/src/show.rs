@@ -24,6 +24,8 @@ pub fn schema(statement: &Statement) -> Option<SchemaRef> {
             &["column_name", "data_type", "is_nullable", "column_default"]
         }
         Statement::ShowCreate { .. } => &["create_statement"],
+        Statement::ShowSnapshots => &["snapshot_id", "snapshot_time", "author", "message", "changes", "tags"],
+        Statement::ShowTags => &["tag", "snapshot_id", "created_at"],
         Statement::ShowSettings { name: None } => &["name", "value", "default", "description"],
         Statement::ShowSettings { name: Some(name) } => {
             one = [name.as_str()];
@@ -62,6 +64,8 @@ impl Planner {
                 output.fields().iter().zip(nullable).map(|(field, null)| column(field, null, None)).collect()
             }
             Statement::ShowCreate { name } => vec![vec![Some(self.create_statement(name)?)]],
+            Statement::ShowSnapshots => self.snapshots().await?,
+            Statement::ShowTags => self.tags().await?,
             Statement::ShowSettings { name: Some(name) } => vec![vec![Some(self.settings().get(name)?)]],
             Statement::ShowSettings { name: None } => self
                 .settings()

@@ -1,5 +1,6 @@
 //! CREATE and DROP without rows, and SET.
 
+use datafusion::sql::sqlparser::ast::TableVersion;
 use skep_catalog::Change;
 use skep_common::{Error, Result};
 use skep_engine::Statement;
@@ -34,6 +35,16 @@ impl Run {
             Statement::CreateTable(create) => self.create_table(&create).await?,
             Statement::CreateView(create) => self.create_view(&create).await?,
             Statement::CreateExternal(create) => self.create_external(&create).await?,
+            Statement::CreateTag { name, or_replace, version } => {
+                self.create_tag(&name, or_replace, version.as_deref()).await?;
+            }
+            Statement::DropTag { name, if_exists } => {
+                if !catalog.untag(&name).await? && !if_exists {
+                    return Err(
+                        Error::not_found(format!("tag '{name}' does not exist")).hint("SHOW TAGS lists them")
+                    );
+                }
+            }
             other => return Err(Error::internal(format!("{other:?} does not define anything"))),
         }
         Ok(self.done(tag, None))
@@ -104,6 +115,16 @@ impl Run {
         })
         .await?;
         Ok(())
+    }
+
+    /// Names a snapshot that was committed, at once: tags are no part of transactions.
+    async fn create_tag(&self, name: &str, or_replace: bool, version: Option<&TableVersion>) -> Result<()> {
+        let catalog = &self.shared.environment.catalog;
+        let snapshot = match version {
+            Some(version) => self.planner(self.snapshot().await?).await?.snapshot_of(version).await?,
+            None => catalog.snapshot().await?,
+        };
+        catalog.tag(name, snapshot.id, or_replace).await
     }
 
     /// `SET`, for the rest of the session.

@@ -10,15 +10,18 @@
 
 mod catalog;
 mod constant;
+mod history;
 mod information;
 mod literals;
 mod references;
 mod subqueries;
 mod tables;
+mod versions;
 mod view;
 mod write;
 
 pub(crate) use constant::shown as default_shown;
+pub use history::schemas as history_schemas;
 pub use view::ViewSpec;
 pub use write::{NewTable, WriteInput};
 
@@ -177,8 +180,9 @@ impl Planner {
 
     /// The plan of a query whose parameters have `hints` as types where nothing else says them.
     async fn typed(&self, query: &ast::Query, hints: &[Option<ast::DataType>]) -> Result<LogicalPlan> {
-        self.load(query).await?;
         let mut query = query.clone();
+        versions::resolve(self, &mut query, &mut Vec::new()).await?;
+        self.load(&query).await?;
         literals::exponents(&mut query);
         let query = ast::Statement::Query(Box::new(query));
         let given = self.parameters.as_deref().map(parameter_types).transpose()?;

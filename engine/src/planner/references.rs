@@ -8,7 +8,7 @@ use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
     self, Ident, ObjectName, ObjectNamePart, Query, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
 };
-use skep_common::{Error, Position, Result};
+use skep_common::{Position, Result};
 
 use crate::sql::Name;
 use crate::{error, names};
@@ -25,16 +25,12 @@ pub(super) enum Reference {
 /// What `query` reads, without the names that WITH gives inside it and without table functions.
 ///
 /// # Errors
-/// [`Kind::Invalid`](skep_common::Kind::Invalid) for names that cannot be, [`Kind::Unsupported`](skep_common::Kind::Unsupported)
-/// for table versions.
+/// [`Kind::Invalid`](skep_common::Kind::Invalid) for names that cannot be.
 pub(super) fn of(query: &Query) -> Result<Vec<Reference>> {
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query.clone()))));
     let (found, _) = resolve_table_references(&statement, true).map_err(error::from_datafusion)?;
     let mut tables = Tables::default();
     let _ = query.visit(&mut tables);
-    if let Some(error) = tables.version {
-        return Err(error);
-    }
     let mut references = Vec::new();
     for reference in found {
         let parts = reference.to_vec();
@@ -62,23 +58,14 @@ fn file(name: &ObjectName) -> Option<String> {
 #[derive(Default)]
 struct Tables {
     names: Vec<ObjectName>,
-    version: Option<Error>,
 }
 
 impl Visitor for Tables {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-        if let TableFactor::Table { name, args: None, version, .. } = factor {
+        if let TableFactor::Table { name, args: None, .. } = factor {
             self.names.push(name.clone());
-            if version.is_some() && self.version.is_none() {
-                let error =
-                    Error::unsupported("reading a table as of another time is not supported by this version");
-                self.version = Some(match names::position(name) {
-                    Some(at) => error.at(at),
-                    None => error,
-                });
-            }
         }
         ControlFlow::Continue(())
     }
@@ -151,7 +138,6 @@ mod tests {
         assert_eq!(shown("SELECT * FROM a JOIN s.\"B\" ON true WHERE x IN (SELECT y FROM c)"), "a c s.\"B\"");
         assert_eq!(shown("WITH a AS (SELECT * FROM b) SELECT * FROM a, 'd/*.csv'"), "b <d/*.csv>");
         assert_eq!(shown("SELECT * FROM generate_series(1, 2) AS g(x)"), "");
-        assert!(of(&parse_query("SELECT * FROM t VERSION AS OF 3").unwrap()).is_err());
     }
 
     #[test]

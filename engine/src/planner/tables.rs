@@ -8,7 +8,7 @@ use skep_catalog::TableDef;
 use skep_common::{Error, Position, Result};
 
 use super::references::{self, Reference};
-use super::{Planner, information, view};
+use super::{Planner, history, information, view};
 use crate::files::{FileOptions, FileTable, Place, declared};
 use crate::sql::Name;
 use crate::table::SkepTable;
@@ -57,6 +57,11 @@ pub(super) async fn provider(
 ) -> Result<Arc<dyn TableProvider>> {
     if schema == names::INFORMATION_SCHEMA {
         return information::table(planner, name).await;
+    }
+    if schema == names::SYSTEM_SCHEMA
+        && let Some(table) = history::table(planner, &name.name).await?
+    {
+        return Ok(table);
     }
     if let Some(def) = planner.snapshot.table(schema, &name.name) {
         return table(planner, def).await;

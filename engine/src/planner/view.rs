@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast;
 use skep_catalog::ViewDef;
 use skep_common::{Error, Result};
 
-use super::{Planner, literals, parameters, references, tables};
+use super::{Planner, literals, parameters, references, tables, versions};
 use crate::sql::{CreateView, parse_query};
 use crate::{error, names};
 
@@ -65,6 +65,7 @@ async fn plan(planner: &Planner, view: &ViewDef, within: &mut Vec<String>) -> Re
     let mut query = parse_query(&view.sql)?;
     references::qualify(&mut query, &view.schema_name);
     literals::exponents(&mut query);
+    versions::resolve(planner, &mut query, within).await?;
     tables::load(planner, &query, within).await?;
     let statement = DfStatement::Statement(Box::new(ast::Statement::Query(query)));
     let plan = planner.state.statement_to_plan(statement).await.map_err(error::from_datafusion)?;

@@ -37,6 +37,10 @@ pub(super) fn create(reader: &mut Reader<'_>) -> Result<Statement> {
             reader.parser.next_token();
             view(reader, or_replace)
         }
+        Some("tag") => {
+            reader.parser.next_token();
+            tag(reader, or_replace)
+        }
         Some("temporary" | "temp") => Err(Error::unsupported("temporary tables and views are not supported")
             .at(at)
             .hint("use WITH inside the query, or a schema of your own for scratch tables")),
@@ -67,6 +71,11 @@ pub(super) fn drop(reader: &mut Reader<'_>) -> Result<Statement> {
             let _ = reader.parser.parse_keyword(Keyword::RESTRICT);
             Ok(Statement::DropSchema { name, if_exists, cascade })
         }
+        Some("tag") => {
+            reader.parser.next_token();
+            let if_exists = if_exists(reader);
+            Ok(Statement::DropTag { name: label(reader)?, if_exists })
+        }
         Some(word @ ("table" | "view" | "external")) => {
             let is_view = word == "view";
             reader.parser.next_token();
@@ -96,6 +105,21 @@ pub(super) fn drop(reader: &mut Reader<'_>) -> Result<Statement> {
         ) => Err(Error::unsupported(format!("DROP {} is not supported", word.to_uppercase())).at(at)),
         _ => reader.expected("SCHEMA, TABLE or VIEW"),
     }
+}
+
+/// `name [VERSION AS OF n | TIMESTAMP AS OF t]`
+fn tag(reader: &mut Reader<'_>, or_replace: bool) -> Result<Statement> {
+    let name = label(reader)?;
+    let result = reader.parser.maybe_parse_table_version();
+    let version = reader.ok(result)?.map(Box::new);
+    Ok(Statement::CreateTag { name, or_replace, version })
+}
+
+/// A name, in quotes of either kind or none.
+fn label(reader: &mut Reader<'_>) -> Result<String> {
+    let result = reader.parser.parse_identifier();
+    let ident = reader.ok(result)?;
+    Ok(if ident.quote_style == Some('\'') { ident.value } else { names::normalise(&ident) })
 }
 
 fn if_not_exists(reader: &mut Reader<'_>) -> bool {

@@ -36,6 +36,40 @@ fn number_parameters(tokens: &mut [TokenWithSpan]) {
     }
 }
 
+/// Makes `VERSION AS OF 'tag'`, of which the parser knows numbers only, the same as `AT (VERSION => 'tag')`.
+fn tags(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let solid: Vec<usize> =
+        (0..tokens.len()).filter(|&at| !matches!(tokens[at].token, Token::Whitespace(_))).collect();
+    let word =
+        |at: usize, keyword: Keyword| matches!(&tokens[at].token, Token::Word(w) if w.keyword == keyword);
+    let starts = |window: &&[usize]| {
+        word(window[0], Keyword::VERSION)
+            && word(window[1], Keyword::AS)
+            && word(window[2], Keyword::OF)
+            && matches!(tokens[window[3]].token, Token::SingleQuotedString(_))
+    };
+    let found: Vec<&[usize]> = solid.windows(4).filter(starts).collect();
+    if found.is_empty() {
+        return tokens;
+    }
+    let mut out = Vec::with_capacity(tokens.len() + 2 * found.len());
+    let mut from = 0;
+    for window in found {
+        out.extend_from_slice(&tokens[from..window[0]]);
+        let (first, last) = (tokens[window[0]].span, tokens[window[3]].span);
+        let put = |token: Token, span| TokenWithSpan { token, span };
+        out.push(put(Token::make_keyword("AT"), first));
+        out.push(put(Token::LParen, first));
+        out.push(put(Token::make_keyword("VERSION"), first));
+        out.push(put(Token::RArrow, first));
+        out.push(tokens[window[3]].clone());
+        out.push(put(Token::RParen, last));
+        from = window[3] + 1;
+    }
+    out.extend_from_slice(&tokens[from..]);
+    out
+}
+
 impl<'a> Reader<'a> {
     pub(super) fn new(sql: &'a str) -> Result<Self> {
         let mut tokens = Tokenizer::new(&SkepDialect, sql).tokenize_with_location().map_err(|error| {
@@ -46,6 +80,7 @@ impl<'a> Reader<'a> {
             }
         })?;
         number_parameters(&mut tokens);
+        let tokens = tags(tokens);
         let parser =
             Parser::new(&SkepDialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens);
         let lines = std::iter::once(0).chain(sql.match_indices('\n').map(|(at, _)| at + 1)).collect();

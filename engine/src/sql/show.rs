@@ -34,12 +34,22 @@ pub(super) fn show(reader: &mut Reader<'_>) -> Result<Statement> {
             }
             Ok(Statement::ShowCreate { name: reader.name()? })
         }
+        Some("snapshots") => {
+            reader.parser.next_token();
+            Ok(Statement::ShowSnapshots)
+        }
+        Some("tags") => {
+            reader.parser.next_token();
+            Ok(Statement::ShowTags)
+        }
         Some("settings" | "all") => {
             reader.parser.next_token();
             Ok(Statement::ShowSettings { name: None })
         }
         Some(_) => Ok(Statement::ShowSettings { name: Some(setting(reader)?) }),
-        None => reader.expected("SCHEMAS, TABLES, COLUMNS, CREATE TABLE, SETTINGS or the name of a setting"),
+        None => reader.expected(
+            "SCHEMAS, TABLES, COLUMNS, CREATE TABLE, SNAPSHOTS, TAGS, SETTINGS or the name of a setting",
+        ),
     }
 }
 

@@ -310,6 +310,26 @@ pub enum Statement {
         /// One of them; absent: all.
         name: Option<String>,
     },
+    /// `SHOW SNAPSHOTS`
+    ShowSnapshots,
+    /// `SHOW TAGS`
+    ShowTags,
+    /// `CREATE TAG name`
+    CreateTag {
+        /// The name.
+        name: String,
+        /// Take it from another snapshot.
+        or_replace: bool,
+        /// The snapshot; absent: the latest.
+        version: Option<Box<ast::TableVersion>>,
+    },
+    /// `DROP TAG name`
+    DropTag {
+        /// The name.
+        name: String,
+        /// Do nothing if it does not exist.
+        if_exists: bool,
+    },
     /// `DESCRIBE`
     Describe(Described),
     /// `BEGIN`, `START TRANSACTION`
@@ -341,6 +361,8 @@ impl Statement {
             | Self::ShowColumns { .. }
             | Self::ShowCreate { .. }
             | Self::ShowSettings { .. }
+            | Self::ShowSnapshots
+            | Self::ShowTags
             | Self::Describe(_) => None,
             Self::CreateSchema { .. } => Some("CREATE SCHEMA"),
             Self::DropSchema { .. } => Some("DROP SCHEMA"),
@@ -351,6 +373,8 @@ impl Statement {
             Self::DropView { .. } => Some("DROP VIEW"),
             Self::Insert(_) => Some("INSERT"),
             Self::CopyInto(_) | Self::CopyTo(_) => Some("COPY"),
+            Self::CreateTag { .. } => Some("CREATE TAG"),
+            Self::DropTag { .. } => Some("DROP TAG"),
             Self::Set { .. } => Some("SET"),
             Self::Begin { .. } => Some("BEGIN"),
             Self::Commit => Some("COMMIT"),

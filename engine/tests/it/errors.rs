@@ -24,7 +24,7 @@ async fn names_that_do_not_exist_come_with_the_nearest() {
         "SELECT 1 / 0",
         "SELECT CAST('x' AS INT)",
         "SELECT * FROM information_schema.tabels",
-        "SELECT * FROM late FOR SYSTEM_TIME AS OF '2024-01-01'",
+        "SELECT * FROM late FOR SYSTEM_TIME AS OF '2000-01-01'",
         "INSERT INTO late VALUES (1)",
         "CREATE VIEW v AS SELECT nosuch FROM late",
         "DESCRIBE nosuch",
@@ -51,7 +51,7 @@ async fn names_that_do_not_exist_come_with_the_nearest() {
     invalid: division by zero (hint: NULLIF(divisor, 0) gives NULL instead)
     invalid: cannot cast string 'x' to value of INTEGER type
     not_found: table 'information_schema.tabels' does not exist (line 1, column 15) (hint: did you mean 'information_schema.tables'?)
-    unsupported: reading a table as of another time is not supported by this version (line 1, column 15)
+    not_found: there is no snapshot as old as 2000-01-01 00:00:00 UTC (line 1, column 15) (hint: SHOW SNAPSHOTS lists those that are there)
     invalid: 'late' is a view, and rows go into tables (line 1, column 13)
     invalid: column 'nosuch' does not exist (line 1, column 25) (hint: columns are id)
     not_found: table 'nosuch' does not exist (line 1, column 10) (hint: SHOW TABLES FROM main lists them)

@@ -1,0 +1,209 @@
+//! Tables as of another snapshot: `t VERSION AS OF 3`, `t TIMESTAMP AS OF '2024-02-29'`.
+//!
+//! Each is replaced by a name of its own, under which the planner finds the table or view of that snapshot. The alias
+//! stays what it was, or the table's name.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use chrono::DateTime;
+use datafusion::arrow::array::{ArrayRef, AsArray};
+use datafusion::arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
+use datafusion::common::cast::as_string_array;
+use datafusion::physical_plan::collect;
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query,
+    TableAlias, TableFactor, TableVersion, VisitMut, VisitorMut,
+};
+use skep_catalog::Snapshot;
+use skep_common::{Error, Result};
+
+use super::{Planner, tables};
+use crate::sql::Name;
+use crate::{error, names};
+
+/// Takes the versions out of `query` and puts their tables into the planner's catalog.
+pub(super) async fn resolve(planner: &Planner, query: &mut Query, within: &mut Vec<String>) -> Result<()> {
+    let mut found = Versions { schema: planner.settings.schema().to_owned(), found: Vec::new(), error: None };
+    let _ = VisitMut::visit(query, &mut found);
+    if let Some(error) = found.error {
+        return Err(error);
+    }
+    for Version { name, hidden, version } in found.found {
+        let schema = name.schema_or(planner.settings.schema());
+        if planner.catalogs.get(schema, &hidden).is_some() {
+            continue;
+        }
+        let at = name.at;
+        let snapshot = planner.snapshot_of(&version).await.map_err(|e| tables::placed(e, at))?;
+        let past = Planner::new(Arc::clone(&planner.environment), snapshot, &planner.settings).await?;
+        let id = past.snapshot().id;
+        let provider = Box::pin(tables::provider(&past, &name, schema, within)).await;
+        let provider = provider.map_err(|e| e.context(format!("as of snapshot {id}")))?;
+        planner.catalogs.put(schema, &hidden, provider);
+    }
+    Ok(())
+}
+
+struct Version {
+    name: Name,
+    hidden: String,
+    version: TableVersion,
+}
+
+struct Versions {
+    schema: String,
+    found: Vec<Version>,
+    error: Option<Error>,
+}
+
+impl VisitorMut for Versions {
+    type Break = ();
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        let TableFactor::Table { name, version, alias, args: None, .. } = factor else {
+            return ControlFlow::Continue(());
+        };
+        let Some(version) = version.take() else { return ControlFlow::Continue(()) };
+        let parsed = match Name::from_ast(name) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.error.get_or_insert(error);
+                return ControlFlow::Continue(());
+            }
+        };
+        let hidden = format!("{} {version}", parsed.name);
+        let schema = parsed.schema_or(&self.schema).to_owned();
+        let last = name.0.last().and_then(|part| part.as_ident()).cloned();
+        let quoted = |value: String| ObjectNamePart::Identifier(Ident::with_quote('"', value));
+        *name = ObjectName(vec![quoted(schema), quoted(hidden.clone())]);
+        if let (None, Some(last)) = (&alias, last) {
+            *alias = Some(TableAlias { explicit: true, name: last, columns: Vec::new(), at: None });
+        }
+        self.found.push(Version { name: parsed, hidden, version });
+        ControlFlow::Continue(())
+    }
+}
+
+/// What a version is given by.
+enum Given<'a> {
+    Version(&'a Expr),
+    Time(&'a Expr),
+}
+
+impl Planner {
+    /// The snapshot that `version` names.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) for a snapshot or tag that is not there,
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for what is neither.
+    pub async fn snapshot_of(&self, version: &TableVersion) -> Result<Arc<Snapshot>> {
+        let catalog = &self.environment.catalog;
+        match given(version)? {
+            Given::Version(expr) => {
+                let batch = self.constant(expr, None).await?;
+                match batch.data_type() {
+                    DataType::Int64 => match batch.as_primitive::<Int64Type>().iter().next().flatten() {
+                        Some(id) => catalog.snapshot_at(id).await,
+                        None => Err(Error::invalid("a version cannot be NULL")),
+                    },
+                    DataType::Utf8 => {
+                        let names = as_string_array(&batch).map_err(error::from_datafusion)?;
+                        let name = names.iter().next().flatten().unwrap_or_default();
+                        self.tagged(name).await
+                    }
+                    other => Err(Error::invalid(format!("a version cannot be of type {other}"))
+                        .hint("it is the number of a snapshot, or the name of a tag in quotes")),
+                }
+            }
+            Given::Time(expr) => {
+                let batch = self.constant(expr, Some("TIMESTAMP WITH TIME ZONE")).await?;
+                let micros = batch.as_primitive::<TimestampMicrosecondType>().iter().next().flatten();
+                let time = micros.and_then(DateTime::from_timestamp_micros);
+                match time {
+                    Some(time) => catalog.snapshot_as_of(time).await,
+                    None => Err(Error::invalid("a time to read a table as of cannot be NULL")),
+                }
+            }
+        }
+    }
+
+    async fn tagged(&self, name: &str) -> Result<Arc<Snapshot>> {
+        let tags = self.environment.catalog.tags().await?;
+        match tags.iter().find(|tag| tag.name == name) {
+            Some(tag) => self.environment.catalog.snapshot_at(tag.snapshot).await,
+            None => {
+                let error = Error::not_found(format!("tag '{name}' does not exist"));
+                Err(match names::nearest(name, tags.iter().map(|tag| tag.name.as_str())) {
+                    Some(near) => error.hint(format!("did you mean '{near}'?")),
+                    None => error.hint("SHOW TAGS lists them; CREATE TAG makes one"),
+                })
+            }
+        }
+    }
+
+    /// The one value of an expression without columns: as a 64-bit integer, a text or, for `ty`, a time.
+    async fn constant(&self, expr: &Expr, ty: Option<&str>) -> Result<ArrayRef> {
+        let sql = match ty {
+            Some(ty) => format!("SELECT CAST({expr} AS {ty})"),
+            None => format!("SELECT {expr}"),
+        };
+        let query = crate::sql::parse_query(&sql)?;
+        let plan = Box::pin(self.logical(&query)).await.map_err(placeless)?;
+        let state = self.state();
+        let physical = state.create_physical_plan(&plan).await.map_err(error::from_datafusion)?;
+        let batches = collect(physical, state.task_ctx()).await.map_err(error::from_datafusion)?;
+        let rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+        let Some(batch) = batches.into_iter().find(|batch| batch.num_rows() == 1).filter(|_| rows == 1)
+        else {
+            return Err(Error::invalid(format!("'{expr}' is not one value")));
+        };
+        let array = batch.column(0);
+        let target = match array.data_type() {
+            _ if ty.is_some() => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            ty if ty.is_integer() => DataType::Int64,
+            DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+            other => other.clone(),
+        };
+        datafusion::arrow::compute::cast(array, &target).map_err(|e| error::from_datafusion(e.into()))
+    }
+}
+
+/// Places inside an expression that was cut out are not places of the statement.
+fn placeless(error: Error) -> Error {
+    let moved = Error::new(error.kind(), error.message().to_owned());
+    match error.hint_text() {
+        Some(hint) => moved.hint(hint),
+        None => moved,
+    }
+}
+
+fn given(version: &TableVersion) -> Result<Given<'_>> {
+    let usage = "write VERSION AS OF 3, VERSION AS OF 'tag' or TIMESTAMP AS OF '2024-02-29 12:00:00'";
+    let refused = || Error::unsupported(format!("'{version}' is not understood")).hint(usage);
+    match version {
+        TableVersion::VersionAsOf(expr) => Ok(Given::Version(expr)),
+        TableVersion::TimestampAsOf(expr) | TableVersion::ForSystemTimeAsOf(expr) => Ok(Given::Time(expr)),
+        TableVersion::Function(Expr::Function(function))
+            if function.name.to_string().eq_ignore_ascii_case("at") =>
+        {
+            let FunctionArguments::List(list) = &function.args else { return Err(refused()) };
+            let [only] = list.args.as_slice() else { return Err(refused()) };
+            let (name, value) = match only {
+                FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => {
+                    (name.value.clone(), value)
+                }
+                FunctionArg::ExprNamed { name, arg: FunctionArgExpr::Expr(value), .. } => {
+                    (name.to_string(), value)
+                }
+                _ => return Err(refused()),
+            };
+            match name.to_ascii_lowercase().as_str() {
+                "version" | "snapshot" | "tag" => Ok(Given::Version(value)),
+                "timestamp" => Ok(Given::Time(value)),
+                _ => Err(refused()),
+            }
+        }
+        _ => Err(refused()),
+    }
+}
