@@ -47,6 +47,10 @@ pub const ELEMENT: &str = "element";
 pub const KEY: &str = "key";
 /// The second child of a map.
 pub const VALUE: &str = "value";
+/// The column of files, not of tables, in which rows that were moved from another file keep their row ids.
+pub const ROW_ID_COLUMN: &str = "_ducklake_internal_row_id";
+/// Its field id, which the specification gives.
+const ROW_ID_FIELD: i32 = 2_147_483_540;
 /// The Arrow extension type of 16 bytes that are a uuid.
 const UUID_EXTENSION: &str = "arrow.uuid";
 /// The level between a map and its children, in files.
@@ -77,6 +81,12 @@ pub fn columns_from_arrow(schema: &Schema) -> Result<Vec<Column>> {
 /// The least id greater than all of `columns`.
 pub fn next_column_id(columns: &[Column]) -> i64 {
     columns.iter().map(|c| (c.id + 1).max(next_column_id(&c.children))).max().unwrap_or(1)
+}
+
+/// [`ROW_ID_COLUMN`] as it stands in files, behind the columns of the table.
+pub fn row_id_field() -> Field {
+    let id = HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), ROW_ID_FIELD.to_string())]);
+    Field::new(ROW_ID_COLUMN, DataType::Int64, true).with_metadata(id)
 }
 
 /// All columns without children, in pre-order: those that have statistics.

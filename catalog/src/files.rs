@@ -216,6 +216,7 @@ async fn read_added(db: &MetaDb, id: i64, table: &TableDef, since: i64) -> Resul
             bytes: unsigned(row.file_size_bytes),
             footer: row.footer_size.map(unsigned),
             row_id_start: row.row_id_start,
+            moved: false,
             begin: row.begin_snapshot,
             partition: parts.remove(&row.data_file_id).unwrap_or_default(),
             stats: stats.remove(&row.data_file_id).unwrap_or_default(),

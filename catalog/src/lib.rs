@@ -53,8 +53,8 @@ mod write;
 
 pub use catalog::{Catalog, OpenOptions};
 pub use column::{
-    Column, ELEMENT, KEY, VALUE, columns_from_arrow, leaves, logical_schema, next_column_id, physical_schema,
-    read_schema,
+    Column, ELEMENT, KEY, ROW_ID_COLUMN, VALUE, columns_from_arrow, leaves, logical_schema, next_column_id,
+    physical_schema, read_schema, row_id_field,
 };
 pub use footer::{Nans, footer_size, nan_columns, stats_from_parquet, without_bounds};
 pub use history::{SnapshotInfo, Tag};

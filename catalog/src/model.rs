@@ -256,6 +256,10 @@ pub struct NewFile {
     pub partition: Vec<Option<String>>,
     /// One for every leaf column of the table.
     pub stats: Vec<ColumnStats>,
+    /// Whether its rows come from other files of the table and carry their row ids, in
+    /// [`ROW_ID_COLUMN`](crate::ROW_ID_COLUMN).
+    #[serde(default)]
+    pub moved: bool,
 }
 
 /// What is known about one leaf column in one file. Texts are those of [`crate::text`].
@@ -305,8 +309,10 @@ pub struct DataFile {
     pub bytes: u64,
     /// Length of the Parquet footer without the 8 bytes after it.
     pub footer: Option<u64>,
-    /// The row id of its first row, unless rows carry their own.
+    /// The row id of its first row, unless rows carry their own. Absent for a file that only a transaction sees.
     pub row_id_start: Option<i64>,
+    /// Whether rows are known to carry their row ids. Of files that are committed it is not known.
+    pub moved: bool,
     /// The snapshot that added it.
     pub begin: i64,
     /// One value for each partition key, in its text form.

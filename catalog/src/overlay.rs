@@ -63,6 +63,7 @@ impl Staged {
                 bytes: file.bytes,
                 footer: Some(file.footer),
                 row_id_start: None,
+                moved: file.moved,
                 begin: snapshot,
                 partition: file.partition.clone(),
                 stats: file.stats.iter().map(|stats| (stats.column, stats.clone())).collect(),

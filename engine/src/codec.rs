@@ -50,7 +50,11 @@ struct Wire {
 impl Codec {
     /// The operators of this crate.
     pub fn new() -> Self {
-        Self(Arc::new(vec![Arc::new(crate::guard::GuardCodec), Arc::new(crate::write::WriteCodec)]))
+        Self(Arc::new(vec![
+            Arc::new(crate::guard::GuardCodec),
+            Arc::new(crate::scan::RowsCodec),
+            Arc::new(crate::write::WriteCodec),
+        ]))
     }
 
     /// Adds an operator of another crate.

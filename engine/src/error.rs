@@ -215,6 +215,8 @@ fn shown(column: &Column) -> String {
 }
 
 fn column_hint(field: &Column, valid: &[Column]) -> Option<String> {
+    // Statements that change rows have columns of their own beside those of people.
+    let valid: Vec<&Column> = valid.iter().filter(|column| !column.name.starts_with("__skep_")).collect();
     let candidates = valid.iter().map(|column| column.name.as_str());
     if let Some(near) = names::nearest(&field.name, candidates) {
         return Some(format!("did you mean '{near}'?"));

@@ -36,7 +36,7 @@ pub mod write;
 
 pub use environment::{Environment, Locate, Nowhere};
 pub use placement::{OnCoordinator, Replicas};
-pub use planner::{NewTable, Planner, ViewSpec, WriteInput, parameters};
+pub use planner::{Edit, NewTable, Planner, ViewSpec, WriteInput, parameters};
 pub use scan::{Reports, ScanReport};
 pub use settings::{Execution, SettingInfo, Settings};
 pub use sql::{Parsed, Statement, parse, parse_one};

@@ -38,10 +38,10 @@ pub struct SkepTable {
     def: Arc<TableDef>,
     files: Arc<Vec<Arc<DataFile>>>,
     /// What queries see.
-    schema: SchemaRef,
+    pub(crate) schema: SchemaRef,
     /// What is read from files.
-    physical: SchemaRef,
-    store: ObjectStoreUrl,
+    pub(crate) physical: SchemaRef,
+    pub(crate) store: ObjectStoreUrl,
     root: Path,
     environment: Arc<Environment>,
 }
@@ -69,6 +69,11 @@ impl SkepTable {
         &self.def
     }
 
+    /// Its files.
+    pub(crate) fn files(&self) -> &Arc<Vec<Arc<DataFile>>> {
+        &self.files
+    }
+
     fn path(&self, file: &DataFile) -> Result<Path> {
         let wrong = |e: object_store::path::Error| {
             Error::corrupt(format!("the catalog has the file '{}', which is not a path", file.path)).source(e)
@@ -88,7 +93,12 @@ impl SkepTable {
     }
 
     /// The files that may hold rows for `filters`; without filters, as many as `limit` rows take.
-    fn kept(&self, session: &dyn Session, filters: &[Expr], limit: Option<usize>) -> Vec<Arc<DataFile>> {
+    pub(crate) fn kept(
+        &self,
+        session: &dyn Session,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Vec<Arc<DataFile>> {
         let facts = Bounds::new(&self.def.columns, &self.files);
         let mask = keep(session, &self.schema, filters, &facts);
         let kept = self.files.iter().zip(mask).filter(|(_, keep)| *keep).map(|(file, _)| Arc::clone(file));
@@ -102,7 +112,12 @@ impl SkepTable {
         .collect()
     }
 
-    async fn partitioned(&self, files: &[Arc<DataFile>], used: &[usize]) -> Result<Vec<PartitionedFile>> {
+    /// `files` to be scanned, with the statistics of the columns at `used`.
+    pub(crate) async fn partitioned(
+        &self,
+        files: &[Arc<DataFile>],
+        used: &[usize],
+    ) -> Result<Vec<PartitionedFile>> {
         let paths = files.iter().map(|file| self.path(file)).collect::<Result<Vec<_>>>()?;
         let replicas = self.environment.locate.locate(&self.store, &paths).await.unwrap_or_else(|e| {
             tracing::warn!(error = %e.report(), "replicas are not known; tasks go anywhere");
@@ -147,16 +162,7 @@ impl SkepTable {
         let used: Vec<usize> =
             projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let kept = self.kept(session, filters, limit);
-        if let Some(reports) = session.config().get_extension::<Reports>() {
-            let bytes = |files: &[Arc<DataFile>]| files.iter().map(|file| file.bytes).sum();
-            reports.add(ScanReport {
-                table: format!("{}.{}", self.def.schema_name, self.def.name),
-                files_total: self.files.len(),
-                files_kept: kept.len(),
-                bytes_total: bytes(&self.files),
-                bytes_kept: bytes(&kept),
-            });
-        }
+        self.report(session, &kept);
         let schema = Arc::new(self.schema.project(&used).map_err(|e| error::from_datafusion(e.into()))?);
         if kept.is_empty() {
             return Ok(Arc::new(EmptyExec::new(schema)));
@@ -179,6 +185,20 @@ impl SkepTable {
             .await
             .map_err(error::from_datafusion)?;
         self.named(scan, &schema, &used)
+    }
+
+    /// Tells EXPLAIN which files are read.
+    pub(crate) fn report(&self, session: &dyn Session, kept: &[Arc<DataFile>]) {
+        if let Some(reports) = session.config().get_extension::<Reports>() {
+            let bytes = |files: &[Arc<DataFile>]| files.iter().map(|file| file.bytes).sum();
+            reports.add(ScanReport {
+                table: format!("{}.{}", self.def.schema_name, self.def.name),
+                files_total: self.files.len(),
+                files_kept: kept.len(),
+                bytes_total: bytes(&self.files),
+                bytes_kept: bytes(kept),
+            });
+        }
     }
 
     /// The scan under the names of SQL.
@@ -205,7 +225,7 @@ impl SkepTable {
     }
 
     /// Fields inside a column keep their names: a cast between structs goes by name, and would give NULL.
-    fn same_nesting(&self, used: &[usize]) -> Result<()> {
+    pub(crate) fn same_nesting(&self, used: &[usize]) -> Result<()> {
         match used
             .iter()
             .find(|&&at| self.schema.field(at).data_type() != self.physical.field(at).data_type())

@@ -135,6 +135,7 @@ pub(crate) fn write(folder: &Path, columns: &[Column], batch: &RecordBatch) -> N
         footer: footer_size(&bytes).unwrap(),
         partition: Vec::new(),
         stats,
+        moved: false,
     }
 }
 

@@ -70,6 +70,7 @@ fn file(name: String, at: i64, values: bool) -> NewFile {
             stats(1, text(at.to_string()), text((at + 4).to_string())),
             stats(2, text(format!("{at}")), text(format!("{}z", at + 4))),
         ],
+        moved: false,
     }
 }
 

@@ -31,6 +31,10 @@ impl Run {
         verbose: bool,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome> {
+        if super::changes_rows(&statement) {
+            let parts = self.explain_edit(&statement, analyze, parameters).await?;
+            return self.explained(parts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+        }
         if analyze && statement.tag().is_some() {
             return Err(Error::unsupported(
                 "EXPLAIN ANALYZE runs the statement, and only queries can be run for it",
@@ -67,8 +71,12 @@ impl Run {
         if !scans.is_empty() {
             parts.push(("scans", scans));
         }
-        let types: StringArray = parts.iter().map(|(name, _)| Some(*name)).collect();
-        let texts: StringArray = parts.iter().map(|(_, text)| Some(text.as_str())).collect();
+        self.explained(parts.iter().map(|(name, text)| (*name, text.as_str())))
+    }
+
+    fn explained<'a>(&self, parts: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Result<Outcome> {
+        let types: StringArray = parts.clone().map(|(name, _)| Some(name)).collect();
+        let texts: StringArray = parts.map(|(_, text)| Some(text)).collect();
         let batch = RecordBatch::try_new(schema(), vec![Arc::new(types), Arc::new(texts)])
             .map_err(|e| Error::internal("the plan does not fit its schema").source(e))?;
         self.rows(schema(), vec![batch])

@@ -3,6 +3,7 @@
 //! ```text
 //! query.rs   SELECT, EXPLAIN          plan -> lane -> rows
 //! write.rs   INSERT, CTAS, COPY INTO  plan -> lane -> files and completions -> one commit
+//! dml.rs     UPDATE, DELETE, MERGE    find -> rewrite -> files and completions -> one commit
 //! ddl.rs     CREATE, DROP             snapshot -> changes -> one commit
 //! BEGIN, COMMIT and ROLLBACK are `transaction`'s: between them, what others commit is not seen, and what would be
 //! committed is added to the session's transaction instead.
@@ -11,6 +12,7 @@
 
 mod ddl;
 mod define;
+mod dml;
 mod explain;
 mod query;
 mod write;
@@ -79,6 +81,10 @@ impl Run {
             let parameters = skep_engine::planner::parameters(&rows.plan)?;
             return Ok(Description { kind: StatementKind::Update, schema: empty, parameters });
         }
+        if changes_rows(statement) {
+            let parameters = self.edit_parameters(statement).await?;
+            return Ok(Description { kind: StatementKind::Update, schema: empty, parameters });
+        }
         if let Some((query, snapshot)) = self.source_of(statement).await? {
             let parameters = self.parameters_of(query, snapshot).await?;
             return Ok(Description { kind: StatementKind::Update, schema: empty, parameters });
@@ -109,6 +115,7 @@ impl Run {
             Statement::CopyInto(copy) => self.copy_into(copy).await,
             Statement::CopyTo(copy) => self.copy_to(copy, parameters).await,
             Statement::Set { name, value } => self.set(&name, value.as_deref()).await,
+            ref other if changes_rows(other) => self.edit(other, parameters).await,
             ref other if other.tag().is_none() => {
                 let shown = self.planner(self.snapshot().await?).await?.show(other).await?;
                 self.rows(shown_schema(other)?, shown.into_iter().collect())
@@ -155,6 +162,14 @@ impl Run {
         let stream = stream.map_err(skep_engine::error::from_datafusion)?;
         Ok(Outcome::Rows(Rows { query: self.query, schema, stream: Box::pin(stream) }))
     }
+}
+
+/// Whether `statement` changes rows that are there.
+fn changes_rows(statement: &Statement) -> bool {
+    matches!(
+        statement,
+        Statement::Update(_) | Statement::Delete(_) | Statement::Merge(_) | Statement::Truncate(_)
+    )
 }
 
 /// The schema of a statement that shows something.

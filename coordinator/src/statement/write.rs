@@ -137,6 +137,16 @@ impl Run {
         rows: LogicalPlan,
         target: WriteTarget,
     ) -> Result<Vec<NewFile>> {
+        collect_report(&self.run_report(planner, rows, target).await?)
+    }
+
+    /// As [`Self::run_write`]; what the write reported.
+    pub(super) async fn run_report(
+        &self,
+        planner: &Planner,
+        rows: LogicalPlan,
+        target: WriteTarget,
+    ) -> Result<Vec<RecordBatch>> {
         let job = Job {
             state: planner.state().clone(),
             logical: rows,
@@ -149,7 +159,7 @@ impl Run {
         *self.session.last.lock() = Some(ran.clone());
         let reports: Vec<_> = running.stream.try_collect().await.map_err(from_datafusion)?;
         self.shared.count_tasks(&ran);
-        collect_report(&reports)
+        Ok(reports)
     }
 
     async fn plan_insert(&self, insert: &Insert, parameters: &[ScalarValue]) -> Result<Planned> {
@@ -191,14 +201,19 @@ impl Run {
 
 impl Planned {
     fn append(planner: Planner, input: WriteInput) -> Self {
-        let WriteInput { table, plan: rows } = input;
+        let WriteInput { table, plan: rows, replaced } = input;
+        let before = if replaced.is_empty() {
+            Vec::new()
+        } else {
+            vec![Change::RemoveFiles { table: table.id, files: replaced }]
+        };
         Self {
             base: Arc::clone(planner.snapshot()),
             planner,
             rows,
             columns: table.columns.clone(),
             folder: table.path.clone(),
-            before: Vec::new(),
+            before,
             table: table.id,
         }
     }

@@ -10,6 +10,7 @@
 
 mod catalog;
 mod constant;
+mod edit;
 mod history;
 mod information;
 mod literals;
@@ -21,10 +22,12 @@ mod view;
 mod write;
 
 pub(crate) use constant::shown as default_shown;
+pub use edit::Edit;
 pub use history::schemas as history_schemas;
 pub use view::ViewSpec;
 pub use write::{NewTable, WriteInput};
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -228,6 +231,7 @@ impl Planner {
     fn settled(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
         let plan = literals::beside_floats(plan)
             .and_then(subqueries::single_rows)
+            .and_then(subqueries::unknown_in)
             .map_err(error::from_datafusion)?;
         let analysed =
             self.state.analyzer().execute_and_check(plan.clone(), self.state.config_options(), |_, _| {});
@@ -249,7 +253,18 @@ impl Planner {
 /// # Errors
 /// [`Kind::Invalid`](skep_common::Kind::Invalid) for parameters that are not `$1`, `$2`, ...
 pub fn parameters(plan: &LogicalPlan) -> Result<SchemaRef> {
-    let found = plan.get_parameter_types().map_err(error::from_datafusion)?;
+    parameters_of(std::slice::from_ref(plan))
+}
+
+/// As [`parameters`], for plans that a statement runs one after the other.
+fn parameters_of(plans: &[LogicalPlan]) -> Result<SchemaRef> {
+    let mut found = HashMap::new();
+    for plan in plans {
+        for (name, ty) in plan.get_parameter_types().map_err(error::from_datafusion)? {
+            let known = found.entry(name).or_insert(None);
+            *known = known.take().or(ty);
+        }
+    }
     let mut fields = Vec::with_capacity(found.len());
     for at in 1..=found.len() {
         let name = format!("${at}");

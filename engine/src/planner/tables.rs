@@ -84,10 +84,7 @@ pub(super) async fn provider(
 pub(super) async fn table(planner: &Planner, def: &Arc<TableDef>) -> Result<Arc<dyn TableProvider>> {
     let views = planner.settings.view_types();
     let environment = &planner.environment;
-    let Some(external) = &def.external else {
-        let files = environment.catalog.files(&planner.snapshot, def.id).await?;
-        return Ok(Arc::new(SkepTable::new(Arc::clone(def), files, Arc::clone(environment), views)?));
-    };
+    let Some(external) = &def.external else { return Ok(Arc::new(own(planner, def).await?)) };
     let options = external.options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let format = [("format", external.format.as_str())];
     let options =
@@ -99,6 +96,13 @@ pub(super) async fn table(planner: &Planner, def: &Arc<TableDef>) -> Result<Arc<
         e.context(format!("external table '{}.{}' cannot be read", def.schema_name, def.name))
     })?;
     Ok(Arc::new(table))
+}
+
+/// The table `def` of the catalog, with its files.
+pub(super) async fn own(planner: &Planner, def: &Arc<TableDef>) -> Result<SkepTable> {
+    let environment = &planner.environment;
+    let files = environment.catalog.files(&planner.snapshot, def.id).await?;
+    SkepTable::new(Arc::clone(def), files, Arc::clone(environment), planner.settings.view_types())
 }
 
 /// The error of a name that is neither a table nor a view, with the nearest that is.

@@ -36,6 +36,8 @@ pub struct WriteInput {
     pub table: Arc<TableDef>,
     /// The rows: the columns of the table by name and order, in its plain types.
     pub plan: LogicalPlan,
+    /// The files in whose place they come.
+    pub replaced: Vec<i64>,
 }
 
 /// A table that does not exist yet, and its rows.
@@ -55,10 +57,16 @@ impl Planner {
     /// [`Kind::Invalid`](skep_common::Kind::Invalid) for views and tables that are not ours to write.
     pub fn writable(&self, name: &Name) -> Result<Arc<TableDef>> {
         let schema = name.schema_or(self.settings.schema());
+        if schema == names::INFORMATION_SCHEMA || schema == names::SYSTEM_SCHEMA {
+            let error = Error::invalid(format!("'{name}' is a table of the system, which is only read"));
+            return Err(placed(error.hint("SHOW TABLES lists the tables of the catalog"), name.at));
+        }
         let Some(table) = self.snapshot.table(schema, &name.name) else {
             return Err(match self.snapshot.view(schema, &name.name) {
                 Some(_) => {
-                    placed(Error::invalid(format!("'{name}' is a view, and rows go into tables")), name.at)
+                    let error =
+                        Error::invalid(format!("'{name}' is a view, and only tables have rows to change"));
+                    placed(error.hint("change the tables that it reads"), name.at)
                 }
                 None => tables::missing(self, name),
             });
@@ -95,7 +103,12 @@ impl Planner {
                 by_position(one, &table.columns, &[])?
             }
         };
-        Ok(WriteInput { table, plan })
+        let replaced = if insert.overwrite {
+            tables::own(self, &table).await?.files().iter().map(|file| file.id).collect()
+        } else {
+            Vec::new()
+        };
+        Ok(WriteInput { table, plan, replaced })
     }
 
     /// The columns of CREATE TABLE.
@@ -172,7 +185,7 @@ impl Planner {
             }
             None => by_name(scan, &table)?,
         };
-        Ok(WriteInput { table, plan })
+        Ok(WriteInput { table, plan, replaced: Vec::new() })
     }
 
     /// What the columns of the files of COPY INTO are, as far as the table says it.
@@ -345,7 +358,7 @@ fn text_type(ty: &DataType, kind: Kind) -> DataType {
 }
 
 /// The indices in the table of `columns`, or of all.
-fn targets(table: &TableDef, columns: Option<&[ast::Ident]>) -> Result<Vec<usize>> {
+pub(super) fn targets(table: &TableDef, columns: Option<&[ast::Ident]>) -> Result<Vec<usize>> {
     let Some(columns) = columns else { return Ok((0..table.columns.len()).collect()) };
     let mut found: Vec<usize> = Vec::with_capacity(columns.len());
     for ident in columns {
@@ -404,7 +417,7 @@ fn prepared(
 }
 
 /// The number of a parameter, from 1.
-fn placeholder(expr: &ast::Expr) -> Option<usize> {
+pub(super) fn placeholder(expr: &ast::Expr) -> Option<usize> {
     match expr {
         ast::Expr::Value(value) => match &value.value {
             ast::Value::Placeholder(name) => {
@@ -416,7 +429,7 @@ fn placeholder(expr: &ast::Expr) -> Option<usize> {
     }
 }
 
-fn cast_sql(expr: &ast::Expr, data_type: ast::DataType) -> ast::Expr {
+pub(super) fn cast_sql(expr: &ast::Expr, data_type: ast::DataType) -> ast::Expr {
     let (kind, expr) = (ast::CastKind::Cast, Box::new(expr.clone()));
     ast::Expr::Cast { kind, expr, data_type, array: false, format: None }
 }
@@ -429,7 +442,7 @@ fn null(expr: &ast::Expr) -> bool {
     matches!(expr, ast::Expr::Value(value) if matches!(value.value, ast::Value::Null))
 }
 
-fn number(expr: &ast::Expr) -> bool {
+pub(super) fn number(expr: &ast::Expr) -> bool {
     match expr {
         ast::Expr::Value(value) => matches!(value.value, ast::Value::Number(..)),
         ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus | ast::UnaryOperator::Plus, expr } => number(expr),
@@ -451,7 +464,7 @@ fn count_error(table: &TableDef, insert: &Insert, given: usize, wanted: usize) -
 }
 
 /// `plan`, whose column `i` goes to the column `targets[i]` of `columns`, with the rest filled in.
-fn by_position(plan: LogicalPlan, columns: &[Column], targets: &[usize]) -> Result<LogicalPlan> {
+pub(super) fn by_position(plan: LogicalPlan, columns: &[Column], targets: &[usize]) -> Result<LogicalPlan> {
     let given: Vec<(Qualified, Field)> = plan
         .schema()
         .iter()
@@ -491,28 +504,8 @@ fn project<'a>(
     for (at, (column, field)) in columns.iter().zip(schema.fields()).enumerate() {
         let ty = field.data_type();
         let expr = match source(at) {
-            Some((name, given)) => {
-                let value = Expr::Column(name.clone());
-                let checked = !column.nullable && given.is_nullable();
-                if given.data_type() == ty && !checked {
-                    value
-                } else if lossless(given.data_type(), ty) && !checked {
-                    cast(value, ty.clone())
-                } else {
-                    assign(value, &column.name, ty, column.nullable)?
-                }
-            }
-            None => {
-                let value = constant::decode(column)?;
-                if value.is_null() && !column.nullable {
-                    return Err(Error::invalid(format!(
-                        "column '{}' is NOT NULL and has no value",
-                        column.name
-                    ))
-                    .hint("give it a value, or a default when the table is created"));
-                }
-                assign(Expr::Literal(value, None), &column.name, ty, column.nullable)?
-            }
+            Some((name, given)) => fitted(Expr::Column(name.clone()), given, column, ty)?,
+            None => absent(column, ty)?,
         };
         exprs.push(expr.alias(&column.name));
     }
@@ -520,6 +513,28 @@ fn project<'a>(
         .project(exprs)
         .and_then(LogicalPlanBuilder::build)
         .map_err(error::from_datafusion)
+}
+
+/// `value`, which is as `given` says, as `column` takes it, whose type is `ty`.
+pub(super) fn fitted(value: Expr, given: &Field, column: &Column, ty: &DataType) -> Result<Expr> {
+    let checked = !column.nullable && given.is_nullable();
+    if given.data_type() == ty && !checked {
+        Ok(value)
+    } else if lossless(given.data_type(), ty) && !checked {
+        Ok(cast(value, ty.clone()))
+    } else {
+        assign(value, &column.name, ty, column.nullable)
+    }
+}
+
+/// What `column` has in a row that does not give it a value.
+pub(super) fn absent(column: &Column, ty: &DataType) -> Result<Expr> {
+    let value = constant::decode(column)?;
+    if value.is_null() && !column.nullable {
+        return Err(Error::invalid(format!("column '{}' is NOT NULL and has no value", column.name))
+            .hint("give it a value, or a default when the table is created"));
+    }
+    assign(Expr::Literal(value, None), &column.name, ty, column.nullable)
 }
 
 /// Whether every value of `from` is one of `to`, so that a plain cast cannot fail.

@@ -6,6 +6,8 @@
 //!                  ScanReport, for EXPLAIN
 //! ```
 //!
+//! A statement that changes rows reads its table by a scan of its own, see [`rows`].
+//!
 //! # Invariants
 //! - A file is left out only if its statistics prove that no row of it matches.
 //! - The statistics of a scan are those of the files it keeps; what is a bound and not a value is `Inexact`.
@@ -14,9 +16,14 @@ mod bounds;
 mod groups;
 mod keep;
 mod report;
+mod rows;
+mod target;
+mod whole;
 
 pub(crate) use bounds::Bounds;
 pub(crate) use groups::groups;
 pub(crate) use keep::{FileFacts, keep};
 pub(crate) use report::Fresh;
 pub use report::{Reports, ScanReport};
+pub(crate) use rows::{FILE, POSITION, ROW_ID, RowsCodec};
+pub(crate) use target::TargetTable;

@@ -14,6 +14,7 @@
 mod copy;
 mod create;
 mod dialect;
+mod dml;
 mod read;
 mod show;
 mod statement;
@@ -22,8 +23,9 @@ mod unsupported;
 
 pub use dialect::SkepDialect;
 pub use statement::{
-    ColumnSpec, CopyInto, CopySource, CopyTo, CreateExternal, CreateTable, CreateTableAs, CreateView,
-    Described, Insert, Name, Options, Parsed, Statement,
+    Action, Assignment, ColumnSpec, CopyInto, CopySource, CopyTo, CreateExternal, CreateTable, CreateTableAs,
+    CreateView, Delete, Described, Insert, Matched, Merge, Name, Options, Parsed, Statement, Target, Update,
+    When,
 };
 
 use datafusion::sql::sqlparser::ast;

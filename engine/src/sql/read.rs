@@ -6,8 +6,8 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use skep_common::{Error, Position, Result};
 
-use super::statement::{Described, Insert, Name, Parsed, Statement};
-use super::{SkepDialect, copy, create, show, transaction, unsupported};
+use super::statement::{Described, Name, Parsed, Statement};
+use super::{SkepDialect, copy, create, dml, show, transaction, unsupported};
 use crate::names;
 
 /// Nesting that a statement may have before it is refused.
@@ -128,7 +128,11 @@ impl<'a> Reader<'a> {
             Keyword::EXPLAIN => self.explain(),
             Keyword::CREATE => create::create(self),
             Keyword::DROP => create::drop(self),
-            Keyword::INSERT => self.insert(),
+            Keyword::INSERT => dml::insert(self),
+            Keyword::UPDATE => dml::update(self),
+            Keyword::DELETE => dml::delete(self),
+            Keyword::MERGE => dml::merge(self),
+            Keyword::TRUNCATE => dml::truncate(self),
             Keyword::COPY => copy::copy(self),
             Keyword::SHOW => show::show(self),
             Keyword::DESCRIBE | Keyword::DESC => self.describe(),
@@ -190,26 +194,6 @@ impl<'a> Reader<'a> {
             }
         };
         Ok(Statement::Describe(described))
-    }
-
-    fn insert(&mut self) -> Result<Statement> {
-        let at = self.here();
-        if self.parser.parse_keyword(Keyword::OVERWRITE) {
-            return Err(Error::unsupported("INSERT OVERWRITE is not supported by this version")
-                .at(at)
-                .hint("CREATE OR REPLACE TABLE ... AS SELECT replaces the rows of a table"));
-        }
-        let result = self.parser.expect_keyword_is(Keyword::INTO);
-        self.ok(result)?;
-        let _ = self.parser.parse_keyword(Keyword::TABLE);
-        let table = self.name()?;
-        let columns = self.columns_or_subquery()?;
-        let source = if self.parser.parse_keywords(&[Keyword::DEFAULT, Keyword::VALUES]) {
-            None
-        } else {
-            Some(self.query()?)
-        };
-        Ok(Statement::Insert(Insert { table, columns, source }))
     }
 
     /// `(a, b)` as a list of columns, unless the parenthesis opens a query.

@@ -191,10 +191,116 @@ pub struct CreateView {
 pub struct Insert {
     /// The table.
     pub table: Name,
+    /// Whether the rows take the place of those that are there (`INSERT OVERWRITE`).
+    pub overwrite: bool,
     /// The columns that the source gives, in its order; absent: all of the table.
     pub columns: Option<Vec<ast::Ident>>,
     /// The rows; absent: `DEFAULT VALUES`.
     pub source: Option<Box<ast::Query>>,
+}
+
+/// A table whose rows a statement changes.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The table.
+    pub table: Name,
+    /// What the statement calls it; absent: its name.
+    pub alias: Option<ast::Ident>,
+}
+
+impl Target {
+    /// What stands before its columns in the statement.
+    pub fn name(&self) -> String {
+        self.alias.as_ref().map_or_else(|| self.table.name.clone(), names::normalise)
+    }
+}
+
+/// `column = value`
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// The column.
+    pub column: ast::Ident,
+    /// Its value; absent: `DEFAULT`.
+    pub value: Option<ast::Expr>,
+}
+
+/// `UPDATE table SET column = value FROM ... WHERE ...`
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// The table.
+    pub target: Target,
+    /// What changes.
+    pub set: Vec<Assignment>,
+    /// What the table is joined with.
+    pub from: Vec<ast::TableWithJoins>,
+    /// Which rows; absent: all.
+    pub selection: Option<ast::Expr>,
+}
+
+/// `DELETE FROM table USING ... WHERE ...`
+#[derive(Debug, Clone)]
+pub struct Delete {
+    /// The table.
+    pub target: Target,
+    /// What the table is joined with.
+    pub using: Vec<ast::TableWithJoins>,
+    /// Which rows; absent: all.
+    pub selection: Option<ast::Expr>,
+}
+
+/// `MERGE INTO table USING source ON ... WHEN ...`
+#[derive(Debug, Clone)]
+pub struct Merge {
+    /// The table.
+    pub target: Target,
+    /// The rows it is compared with.
+    pub source: ast::TableFactor,
+    /// Which rows match.
+    pub on: ast::Expr,
+    /// What happens to them. Of the clauses of one kind the first that applies counts.
+    pub clauses: Vec<When>,
+}
+
+/// Which rows a clause of MERGE speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matched {
+    /// A row of the table and one of the source.
+    Both,
+    /// A row of the source alone.
+    NotByTarget,
+    /// A row of the table alone.
+    NotBySource,
+}
+
+/// What a clause of MERGE does.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// `UPDATE SET column = value`; absent: `UPDATE SET *`, every column from that of its name.
+    Update(Option<Vec<Assignment>>),
+    /// `DELETE`
+    Delete,
+    /// `INSERT (columns) VALUES (values)`; a value that is absent is `DEFAULT`.
+    Insert {
+        /// The columns; absent: all.
+        columns: Option<Vec<ast::Ident>>,
+        /// Their values; absent: `INSERT *`, every column from that of its name.
+        values: Option<Vec<Option<ast::Expr>>>,
+    },
+    /// `DO NOTHING`
+    Nothing,
+}
+
+/// `WHEN MATCHED AND condition THEN action`
+#[derive(Debug, Clone)]
+pub struct When {
+    /// Which rows.
+    pub matched: Matched,
+    /// Which of them; absent: all.
+    pub condition: Option<ast::Expr>,
+    /// What happens to them.
+    pub action: Action,
+    /// Where the clause stands.
+    pub at: Position,
 }
 
 /// `COPY INTO table (columns) FROM 'pattern' (options)`
@@ -275,8 +381,16 @@ pub enum Statement {
         /// Skip what does not exist.
         if_exists: bool,
     },
-    /// `INSERT INTO`
+    /// `INSERT INTO` or `INSERT OVERWRITE`
     Insert(Insert),
+    /// `UPDATE`
+    Update(Box<Update>),
+    /// `DELETE FROM`
+    Delete(Box<Delete>),
+    /// `MERGE INTO`
+    Merge(Box<Merge>),
+    /// `TRUNCATE TABLE`
+    Truncate(Name),
     /// `COPY INTO table FROM`
     CopyInto(CopyInto),
     /// `COPY ... TO`
@@ -372,6 +486,10 @@ impl Statement {
             Self::DropTable { .. } => Some("DROP TABLE"),
             Self::DropView { .. } => Some("DROP VIEW"),
             Self::Insert(_) => Some("INSERT"),
+            Self::Update(_) => Some("UPDATE"),
+            Self::Delete(_) => Some("DELETE"),
+            Self::Merge(_) => Some("MERGE"),
+            Self::Truncate(_) => Some("TRUNCATE"),
             Self::CopyInto(_) | Self::CopyTo(_) => Some("COPY"),
             Self::CreateTag { .. } => Some("CREATE TAG"),
             Self::DropTag { .. } => Some("DROP TAG"),

@@ -53,7 +53,7 @@ fn syntax_errors_say_where_and_what_was_expected() {
     invalid: expected ',' or ')' after the column, found 'b' (line 1, column 23)
     invalid: column 'a' has no type (line 1, column 17) (hint: as in: name VARCHAR)
     invalid: column 'a' is named twice (line 1, column 24)
-    invalid: expected INTO, found 't' (line 1, column 8)
+    invalid: expected INTO or OVERWRITE, found 't' (line 1, column 8)
     invalid: expected a file, folder or pattern in single quotes, found 'x' (line 1, column 18)
     invalid: option 'format' is given twice (line 1, column 35)
     invalid: expected the end of the statement, found 'GROUP' (line 3, column 8)
@@ -67,9 +67,9 @@ fn what_is_missing_is_named_with_the_way_out() {
     let errors = [
         "SAVEPOINT s",
         "BEGIN ISOLATION LEVEL SERIALIZABLE",
-        "UPDATE t SET a = 1",
+        "DELETE FROM t RETURNING a",
         "ALTER TABLE t ADD COLUMN b INT",
-        "INSERT OVERWRITE t SELECT 1",
+        "INSERT OVERWRITE t PARTITION (a = 1) SELECT 1",
         "CREATE TABLE t (a INT PRIMARY KEY)",
         "CREATE TABLE t (a INT, PRIMARY KEY (a))",
         "CREATE TABLE t (a INT) PARTITIONED BY (a)",
@@ -82,9 +82,9 @@ fn what_is_missing_is_named_with_the_way_out() {
     assert_snapshot!(errors.join("\n"), @r#"
     unsupported: SAVEPOINT is not supported by this version (line 1, column 1) (hint: a statement that fails leaves its transaction as it was before; there are no savepoints)
     unsupported: transactions are isolated by snapshots, not serializable (line 1, column 23) (hint: leave the level out, or say ISOLATION LEVEL SNAPSHOT)
-    unsupported: UPDATE is not supported by this version (line 1, column 1) (hint: CREATE OR REPLACE TABLE t AS SELECT ... FROM t replaces the rows of a table in one commit)
+    unsupported: DELETE has no RETURNING (line 1, column 15) (hint: SELECT the rows before or after)
     unsupported: ALTER is not supported by this version (line 1, column 1) (hint: CREATE TABLE ... AS SELECT makes a table of the shape you want)
-    unsupported: INSERT OVERWRITE is not supported by this version (line 1, column 8) (hint: CREATE OR REPLACE TABLE ... AS SELECT replaces the rows of a table)
+    unsupported: tables of the catalog have no partitions in this version (line 1, column 20) (hint: leave PARTITION out, and give the column a value in the query; DELETE with WHERE makes room for the new rows)
     unsupported: PRIMARY KEY constraints are not supported (line 1, column 17) (hint: leave it out; NOT NULL is the constraint that is enforced)
     unsupported: PRIMARY KEY constraints are not supported (line 1, column 24) (hint: leave it out; NOT NULL is the constraint that is enforced)
     unsupported: partitioned and clustered tables are not supported by this version (line 1, column 24) (hint: leave the clause out: scans skip files by their statistics; ORDER BY in INSERT ... SELECT makes that sharper)

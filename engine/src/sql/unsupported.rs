@@ -9,9 +9,6 @@ pub(super) fn statement(word: &str) -> Option<Error> {
         "SAVEPOINT" | "RELEASE" => {
             "a statement that fails leaves its transaction as it was before; there are no savepoints"
         }
-        "UPDATE" | "DELETE" | "MERGE" | "TRUNCATE" => {
-            "CREATE OR REPLACE TABLE t AS SELECT ... FROM t replaces the rows of a table in one commit"
-        }
         "ALTER" | "RENAME" => "CREATE TABLE ... AS SELECT makes a table of the shape you want",
         "GRANT" | "REVOKE" | "DENY" => "whoever can connect may read and write every table",
         "COMMENT" => "CREATE TABLE ... COMMENT 'text' sets the comment of a table",

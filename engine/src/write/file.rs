@@ -22,7 +22,7 @@ use skep_common::{Error, Result};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Compression, WriteTarget};
+use super::{Compression, Moved, WriteTarget};
 
 /// Rows of a row group: small enough that a file is read by several tasks, large enough to skip little.
 const ROW_GROUP_ROWS: usize = 256 * 1024;
@@ -44,6 +44,8 @@ pub(super) struct Files {
     memory: MemoryReservation,
     open: Option<Open>,
     done: Vec<NewFile>,
+    /// Rows that the statement changed, of those that it moved.
+    changed: u64,
     /// Whether the report was taken; until then the files are nobody's.
     reported: bool,
 }
@@ -82,6 +84,7 @@ impl Files {
             memory: MemoryConsumer::new("write").register(pool),
             open: None,
             done: Vec::new(),
+            changed: 0,
             reported: false,
         })
     }
@@ -91,7 +94,14 @@ impl Files {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let batch = conform(batch, &self.schema)?;
+        let batch = match self.target.moved {
+            None => conform(batch, &self.schema)?,
+            Some(moved) => {
+                let (rows, changed) = without_mark(batch, moved)?;
+                self.changed += changed;
+                conform(&rows, &self.schema)?
+            }
+        };
         let nans = nan_columns(&self.target.columns, &batch);
         if !nans.is_subset(&self.unbounded) {
             self.close().await?;
@@ -145,8 +155,14 @@ impl Files {
             footer: footer_size(&upload.tail)?,
             partition: Vec::new(),
             stats,
+            moved: self.target.moved == Some(Moved::WithIds),
         });
         Ok(())
+    }
+
+    /// Rows that came marked as changed.
+    pub(super) fn changed(&self) -> u64 {
+        self.changed
     }
 
     /// Finishes the last file. The files are the caller's when it calls [`Files::reported`].
@@ -327,6 +343,19 @@ async fn remove(store: &Arc<dyn ObjectStore>, path: &Path) {
     if let Err(error) = store.delete(path).await {
         tracing::warn!(%path, %error, "a file that no commit will name stays");
     }
+}
+
+/// Moved rows as they are written, and how many of them the statement changed.
+fn without_mark(batch: &RecordBatch, moved: Moved) -> Result<(RecordBatch, u64)> {
+    let wrong = || Error::internal("moved rows do not say whether they changed");
+    let id = batch.num_columns().checked_sub(2).ok_or_else(wrong)?;
+    let mark = batch.column(id + 1).as_boolean_opt().ok_or_else(wrong)?;
+    if moved == Moved::WithIds && batch.column(id).null_count() > 0 {
+        return Err(Error::corrupt("rows of a file have no ids").hint("nothing was changed"));
+    }
+    let kept = if moved == Moved::WithIds { id + 1 } else { id };
+    let rows = batch.project(&(0..kept).collect::<Vec<_>>()).map_err(|e| wrong().source(e))?;
+    Ok((rows, mark.true_count() as u64))
 }
 
 /// The columns of `batch` under the names, types and ids of `schema`, matched by position, also inside nested ones.

@@ -25,17 +25,17 @@ mod file;
 mod place;
 mod report;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
-use skep_catalog::Column;
+use skep_catalog::{Column, DataFile};
 use skep_common::{ByteSize, Error, Result};
 
 pub(crate) use exec::WriteCodec;
 pub use exec::WriteExec;
 pub use place::{Spread, plan_write, scanned_bytes};
-pub use report::{collect_report, report_schema};
+pub use report::{changed_rows, collect_report, report_schema};
 
 /// How column chunks are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,26 @@ pub struct WriteTarget {
     pub file_size: ByteSize,
     /// How column chunks are compressed.
     pub compression: Compression,
+    /// Set for rows that come from other files of the table: behind its columns they have their row id, and whether the
+    /// statement changed them, which is counted.
+    pub moved: Option<Moved>,
+}
+
+/// What happens to the ids of rows that are moved from file to file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moved {
+    /// They are written.
+    WithIds,
+    /// There are none yet: the rows were added by the transaction that moves them.
+    WithoutIds,
+}
+
+impl From<&DataFile> for Moved {
+    /// How the rows of a file are moved to another. Every file that is committed, whose id is not below zero, has ids.
+    fn from(file: &DataFile) -> Self {
+        if file.moved || file.id >= 0 { Self::WithIds } else { Self::WithoutIds }
+    }
 }
 
 /// Size of a table's files unless said otherwise: one block of the replicated store.
@@ -76,6 +96,7 @@ impl WriteTarget {
             columns,
             file_size: FILE_SIZE,
             compression: Compression::Zstd,
+            moved: None,
         }
     }
 
@@ -95,7 +116,12 @@ impl WriteTarget {
 
     /// The schema of the files.
     pub fn schema(&self) -> SchemaRef {
-        SchemaRef::new(skep_catalog::physical_schema(&self.columns))
+        let schema = skep_catalog::physical_schema(&self.columns);
+        if self.moved != Some(Moved::WithIds) {
+            return SchemaRef::new(schema);
+        }
+        let id = std::iter::once(std::sync::Arc::new(skep_catalog::row_id_field()));
+        SchemaRef::new(Schema::new(schema.fields().iter().cloned().chain(id).collect::<Vec<_>>()))
     }
 }
 

@@ -9,7 +9,8 @@ use arrow::record_batch::RecordBatch;
 use skep_catalog::NewFile;
 use skep_common::{Error, Result};
 
-/// The columns of the report: which part wrote it, its rows, and the file, NULL for the completion of a partition.
+/// The columns of the report: which part wrote it, its rows, the file, NULL for the completion of a partition, and in that
+/// how many of its rows the statement changed.
 pub fn report_schema() -> SchemaRef {
     let number = |name| Field::new(name, DataType::UInt64, false);
     Arc::new(Schema::new(vec![
@@ -19,6 +20,7 @@ pub fn report_schema() -> SchemaRef {
         number("partitions"),
         number("rows"),
         Field::new("file", DataType::Utf8, true),
+        number("changed"),
     ]))
 }
 
@@ -32,7 +34,7 @@ pub(super) struct Part {
 }
 
 /// One row for each file, then the completion.
-pub(super) fn report(part: Part, files: &[NewFile]) -> Result<RecordBatch> {
+pub(super) fn report(part: Part, files: &[NewFile], changed: u64) -> Result<RecordBatch> {
     let repeat =
         |value: usize| -> ArrayRef { Arc::new(UInt64Array::from(vec![value as u64; files.len() + 1])) };
     let total: u64 = files.iter().map(|file| file.rows).sum();
@@ -50,9 +52,17 @@ pub(super) fn report(part: Part, files: &[NewFile]) -> Result<RecordBatch> {
         repeat(part.partitions),
         Arc::new(UInt64Array::from(rows)) as ArrayRef,
         Arc::new(StringArray::from(texts)),
+        Arc::new(UInt64Array::from_iter_values(files.iter().map(|_| 0).chain([changed]))),
     ];
     RecordBatch::try_new(report_schema(), columns)
         .map_err(|e| Error::internal("a report does not fit its schema").source(e))
+}
+
+/// The rows that the statement changed, of those that the write of `batches` moved.
+pub fn changed_rows(batches: &[RecordBatch]) -> u64 {
+    let counts =
+        batches.iter().filter_map(|batch| batch.column_by_name("changed")?.as_primitive_opt::<UInt64Type>());
+    counts.flat_map(|counts| counts.values().iter()).sum()
 }
 
 #[derive(Default)]
@@ -130,7 +140,7 @@ mod tests {
 
     fn file(rows: u64) -> NewFile {
         let path = format!("skep-{rows}.parquet");
-        NewFile { path, rows, bytes: 1, footer: 1, partition: Vec::new(), stats: Vec::new() }
+        NewFile { path, rows, bytes: 1, footer: 1, partition: Vec::new(), stats: Vec::new(), moved: false }
     }
 
     fn part(task: usize, partition: usize) -> Part {
@@ -139,10 +149,10 @@ mod tests {
 
     fn whole() -> Vec<RecordBatch> {
         vec![
-            report(part(0, 0), &[file(3), file(4)]).unwrap(),
-            report(part(1, 1), &[]).unwrap(),
-            report(part(1, 0), &[file(5)]).unwrap(),
-            report(part(0, 1), &[]).unwrap(),
+            report(part(0, 0), &[file(3), file(4)], 0).unwrap(),
+            report(part(1, 1), &[], 0).unwrap(),
+            report(part(1, 0), &[file(5)], 2).unwrap(),
+            report(part(0, 1), &[], 1).unwrap(),
         ]
     }
 
@@ -150,6 +160,7 @@ mod tests {
     fn a_whole_write_gives_its_files() {
         let files = collect_report(&whole()).unwrap();
         assert_eq!(files.iter().map(|f| f.rows).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(changed_rows(&whole()), 3);
     }
 
     #[test]
@@ -172,7 +183,7 @@ mod tests {
         cut[0] = cut[0].slice(1, 2);
         refused(&cut, "its files have 4");
         let mut stranger = whole();
-        stranger.push(report(Part { tasks: 3, ..part(0, 0) }, &[]).unwrap());
+        stranger.push(report(Part { tasks: 3, ..part(0, 0) }, &[], 0).unwrap());
         refused(&stranger, "different writes");
     }
 }

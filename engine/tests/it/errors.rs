@@ -52,7 +52,7 @@ async fn names_that_do_not_exist_come_with_the_nearest() {
     invalid: cannot cast string 'x' to value of INTEGER type
     not_found: table 'information_schema.tabels' does not exist (line 1, column 15) (hint: did you mean 'information_schema.tables'?)
     not_found: there is no snapshot as old as 2000-01-01 00:00:00 UTC (line 1, column 15) (hint: SHOW SNAPSHOTS lists those that are there)
-    invalid: 'late' is a view, and rows go into tables (line 1, column 13)
+    invalid: 'late' is a view, and only tables have rows to change (line 1, column 13) (hint: change the tables that it reads)
     invalid: column 'nosuch' does not exist (line 1, column 25) (hint: columns are id)
     not_found: table 'nosuch' does not exist (line 1, column 10) (hint: SHOW TABLES FROM main lists them)
     not_found: schema 'warehous' does not exist (hint: did you mean 'warehouse'?)

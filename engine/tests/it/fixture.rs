@@ -260,6 +260,7 @@ fn parquet_file(folder: &Path, table: &TableDef, batches: &[RecordBatch]) -> New
         footer: footer_size(&bytes[bytes.len() - 8..]).unwrap(),
         partition: Vec::new(),
         stats,
+        moved: false,
     }
 }
 

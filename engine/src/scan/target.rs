@@ -1,0 +1,241 @@
+//! The table of a statement that changes rows: its columns, and of each row the file, the position and the id.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::catalog::memory::DataSourceExec;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use datafusion::datasource::TableType;
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::physical_plan::{
+    FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use skep_catalog::{DataFile, ROW_ID_COLUMN};
+use skep_common::{Error, Result};
+
+use super::rows::{FILE, FIRST, ROWS, RowsExec, fields};
+use super::whole::WholeFiles;
+use super::{Bounds, groups};
+use crate::error;
+use crate::table::SkepTable;
+
+/// A [`SkepTable`] whose rows can be told apart.
+///
+/// A scan that asks only for the file of a row is an ordinary one. One that asks for its position or id reads the files
+/// that it keeps whole, in order.
+#[derive(Debug)]
+pub(crate) struct TargetTable {
+    table: Arc<SkepTable>,
+    schema: SchemaRef,
+    /// Only these files; absent: all.
+    only: Option<Arc<HashSet<i64>>>,
+}
+
+impl TargetTable {
+    /// # Errors
+    /// [`Kind::Unsupported`](skep_common::Kind::Unsupported) for a table with a column of one of our names.
+    pub(crate) fn new(table: Arc<SkepTable>) -> Result<Self> {
+        let own = table.schema.fields().iter();
+        let taken = table.def().columns.iter().find(|column| {
+            column.name.starts_with("__skep_")
+                || column.name == ROW_ID_COLUMN
+                || column.physical == ROW_ID_COLUMN
+        });
+        if let Some(column) = taken {
+            return Err(Error::unsupported(format!(
+                "column '{}' has a name that skep needs for itself to change rows",
+                column.name
+            ))
+            .hint("CREATE TABLE ... AS SELECT with another name for it"));
+        }
+        let schema = Schema::new(own.cloned().chain(fields().map(Arc::new)).collect::<Vec<_>>());
+        Ok(Self { schema: Arc::new(schema), table, only: None })
+    }
+
+    /// The same with these files alone.
+    pub(crate) fn only(&self, files: &Arc<HashSet<i64>>) -> Self {
+        let (table, schema) = (Arc::clone(&self.table), Arc::clone(&self.schema));
+        Self { table, schema, only: Some(Arc::clone(files)) }
+    }
+
+    /// The columns of the table itself.
+    fn columns(&self) -> usize {
+        self.table.schema.fields().len()
+    }
+
+    async fn plan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let wanted: Vec<usize> =
+            projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let own: Vec<usize> = wanted.iter().copied().filter(|&at| at < self.columns()).collect();
+        let mut kept = self.table.kept(session, filters, None);
+        if let Some(only) = &self.only {
+            kept.retain(|file| only.contains(&file.id));
+        }
+        self.table.report(session, &kept);
+        let schema = self.schema.project(&wanted).map_err(|e| error::from_datafusion(e.into()))?;
+        if kept.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(Arc::new(schema))));
+        }
+        self.table.same_nesting(&own)?;
+        let numbered = wanted.iter().any(|&at| at > self.columns());
+        let (scan, of) = if numbered {
+            let scan = self.scan_files(session, &kept, &own, true).await?;
+            let rows = RowsExec::new(scan).map_err(error::from_datafusion)?;
+            (Arc::new(rows) as Arc<dyn ExecutionPlan>, own.clone())
+        } else {
+            (self.scan_files(session, &kept, &own, false).await?, own.clone())
+        };
+        self.chosen(scan, &wanted, &of)
+    }
+
+    /// Reads the columns at `own` of `files`, then what is known of each file: for numbered rows the embedded id, the
+    /// file, its first id and its rows, else the file alone.
+    async fn scan_files(
+        &self,
+        session: &dyn Session,
+        files: &[Arc<DataFile>],
+        own: &[usize],
+        numbered: bool,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let physical = &self.table.physical;
+        let mut in_file: Vec<FieldRef> = physical.fields().iter().cloned().collect();
+        let mut of_file = vec![field(FILE, false)];
+        if numbered {
+            in_file.push(field(ROW_ID_COLUMN, true));
+            of_file.extend([field(FIRST, true), field(ROWS, false)]);
+        }
+        let (inside, outside) = (in_file.len(), of_file.len());
+        let schema =
+            TableSchema::builder(Arc::new(Schema::new(in_file))).with_table_partition_cols(of_file).build();
+        let columns = &self.table.def().columns;
+        let widened = |statistics: Statistics| {
+            let mut statistics = statistics;
+            let missing = inside + outside - statistics.column_statistics.len();
+            let unknown = std::iter::repeat_n(ColumnStatistics::new_unknown(), missing);
+            statistics.column_statistics.extend(unknown);
+            statistics
+        };
+        let statistics = widened(Bounds::new(columns, files).statistics(columns, physical, own));
+        let scans = self.table.partitioned(files, own).await?;
+        let scans = scans.into_iter().zip(files).map(|(mut scan, file)| {
+            scan.partition_values = values(file, numbered);
+            // Only of the file's own columns: those of the partition are computed from their values.
+            scan.statistics = None;
+            scan
+        });
+        let mut used: Vec<usize> = own.to_vec();
+        used.extend(if numbered { physical.fields().len().. } else { inside.. }.take(if numbered {
+            1 + outside
+        } else {
+            outside
+        }));
+        let source: Arc<dyn FileSource> = Arc::new(ParquetSource::new(schema));
+        let config = FileScanConfigBuilder::new(self.table.store.clone(), source)
+            .with_file_groups(groups(scans.collect(), session.config().target_partitions()))
+            .with_statistics(statistics)
+            .with_projection_indices(Some(used))
+            .map_err(error::from_datafusion)?
+            .build();
+        let scan = ParquetFormat::default()
+            .with_options(session.default_table_options().parquet)
+            .create_physical_plan(session, config)
+            .await
+            .map_err(error::from_datafusion)?;
+        if numbered { whole(&scan) } else { Ok(scan) }
+    }
+
+    /// The columns at `wanted` of the schema, from a scan of those at `own`.
+    fn chosen(
+        &self,
+        scan: Arc<dyn ExecutionPlan>,
+        wanted: &[usize],
+        own: &[usize],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let given = scan.schema();
+        let exprs = wanted.iter().map(|&at| {
+            let name = self.schema.field(at).name();
+            let from = match own.iter().position(|&other| other == at) {
+                Some(from) => from,
+                None => own.len() + at - self.columns(),
+            };
+            let column = PhysicalColumn::new(given.field(from).name(), from);
+            (Arc::new(column) as Arc<dyn PhysicalExpr>, name.clone())
+        });
+        let exprs: Vec<_> = exprs.collect();
+        let projection = ProjectionExec::try_new(exprs, scan).map_err(error::from_datafusion)?;
+        Ok(Arc::new(projection))
+    }
+}
+
+fn field(name: &str, nullable: bool) -> FieldRef {
+    Arc::new(Field::new(name, DataType::Int64, nullable))
+}
+
+fn values(file: &DataFile, numbered: bool) -> Vec<ScalarValue> {
+    let mut values = vec![ScalarValue::Int64(Some(file.id))];
+    if numbered {
+        values.push(ScalarValue::Int64(file.row_id_start));
+        values.push(ScalarValue::Int64(i64::try_from(file.rows).ok()));
+    }
+    values
+}
+
+/// `scan` with its files whole and in order.
+fn whole(scan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let config = scan
+        .downcast_ref::<DataSourceExec>()
+        .and_then(|source| source.data_source().downcast_ref::<FileScanConfig>())
+        .ok_or_else(|| Error::internal("a scan of files is none"))?;
+    let source = config.file_source().downcast_ref::<ParquetSource>();
+    let source = source.ok_or_else(|| Error::internal("a scan of files is none of Parquet"))?;
+    let source: Arc<dyn FileSource> = Arc::new(WholeFiles::new(source.clone()));
+    Ok(DataSourceExec::from_data_source(
+        FileScanConfigBuilder::from(config.clone()).with_source(source).build(),
+    ))
+}
+
+#[async_trait]
+impl TableProvider for TargetTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// Statistics prove the absence of rows, not their presence: the filter stays in the plan.
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        self.plan(session, projection, filters).await.map_err(error::to_datafusion)
+    }
+}
