@@ -1,6 +1,6 @@
 //! Opens a catalog, and hands out its snapshots.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,6 +54,8 @@ struct Inner {
     /// The latest loaded last.
     snapshots: Mutex<VecDeque<Arc<Snapshot>>>,
     files: FileCache,
+    /// The bases of transactions of this process, each with how many there are on it.
+    bases: Mutex<BTreeMap<i64, usize>>,
     /// Commits under way. They outlive the callers that started them.
     commits: Mutex<Vec<Task<()>>>,
 }
@@ -86,6 +88,7 @@ impl Catalog {
             clock: options.clock,
             snapshots: Mutex::default(),
             files: FileCache::default(),
+            bases: Mutex::default(),
             commits: Mutex::default(),
         })))
     }
@@ -196,6 +199,26 @@ impl Catalog {
         check::check(self.db()).await
     }
 
+    /// Snapshots that transactions of this process were begun on.
+    pub(crate) fn bases(&self) -> Vec<i64> {
+        self.0.bases.lock().keys().copied().collect()
+    }
+
+    pub(crate) fn hold(&self, base: i64) -> Hold {
+        *self.0.bases.lock().entry(base).or_default() += 1;
+        Hold { catalog: self.clone(), base }
+    }
+
+    /// Forgets cached snapshots that are no more.
+    pub(crate) fn drop_cached(&self, gone: &[i64]) {
+        self.0.snapshots.lock().retain(|snapshot| gone.binary_search(&snapshot.id).is_err());
+    }
+
+    /// The time that the catalog goes by.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.0.clock.now()
+    }
+
     pub(crate) fn clock(&self) -> &dyn Clock {
         self.0.clock.as_ref()
     }
@@ -205,6 +228,25 @@ impl Catalog {
         let mut commits = self.0.commits.lock();
         commits.retain(|task| !task.is_finished());
         commits.push(commit);
+    }
+}
+
+/// Keeps the base of a transaction from being expired.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    catalog: Catalog,
+    base: i64,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut bases = self.catalog.0.bases.lock();
+        if let Some(count) = bases.get_mut(&self.base) {
+            *count -= 1;
+            if *count == 0 {
+                bases.remove(&self.base);
+            }
+        }
     }
 }
 

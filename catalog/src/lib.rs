@@ -37,6 +37,7 @@ mod column;
 mod commit;
 pub mod conflict;
 mod ddl;
+mod expire;
 mod files;
 mod footer;
 mod history;
@@ -56,6 +57,7 @@ pub use column::{
     Column, ELEMENT, KEY, ROW_ID_COLUMN, VALUE, columns_from_arrow, leaves, logical_schema, next_column_id,
     physical_schema, read_schema, row_id_field,
 };
+pub use expire::{Expired, Retention, ScheduledFile};
 pub use footer::{Nans, footer_size, nan_columns, stats_from_parquet, without_bounds};
 pub use history::{SnapshotInfo, Tag};
 pub use model::{

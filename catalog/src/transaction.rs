@@ -10,7 +10,7 @@ use skep_common::{Error, Result, task};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Hold};
 use crate::column::Column;
 use crate::commit;
 use crate::model::{External, NewFile, Snapshot};
@@ -164,6 +164,7 @@ pub struct Transaction {
     pub(crate) base: Arc<Snapshot>,
     pub(crate) info: CommitInfo,
     state: Mutex<State>,
+    held: Hold,
 }
 
 #[derive(Debug)]
@@ -178,7 +179,8 @@ impl Transaction {
     pub(crate) fn new(catalog: Catalog, base: Arc<Snapshot>, info: CommitInfo) -> Self {
         let state =
             State { target: Arc::clone(&base), changes: Vec::new(), staged: Vec::new(), side: Vec::new() };
-        Self { catalog, base, info, state: Mutex::new(state) }
+        let held = catalog.hold(base.id);
+        Self { catalog, base, info, state: Mutex::new(state), held }
     }
 
     /// The snapshot that the first change was made on.
@@ -236,8 +238,9 @@ impl Transaction {
     }
 
     pub(crate) fn into_parts(self) -> Parts {
-        let State { target, side, .. } = self.state.into_inner();
-        Parts { catalog: self.catalog, base: self.base, info: self.info, target, side }
+        let Self { catalog, base, info, held, state } = self;
+        let State { target, side, .. } = state.into_inner();
+        Parts { catalog, base, info, target, side, _held: held }
     }
 
     /// Publishes all changes as one snapshot.
@@ -267,4 +270,5 @@ pub(crate) struct Parts {
     pub(crate) info: CommitInfo,
     pub(crate) target: Arc<Snapshot>,
     pub(crate) side: Vec<Box<dyn SideEffect>>,
+    _held: Hold,
 }

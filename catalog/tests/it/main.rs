@@ -8,6 +8,7 @@ mod commit;
 mod duckdb;
 mod duckdb_catalog;
 mod duckdb_judges;
+mod expire;
 mod lake;
 mod model;
 mod open;

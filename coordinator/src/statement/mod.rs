@@ -10,6 +10,7 @@
 //! SHOW and DESCRIBE are the planner's: snapshot or settings -> rows
 //! ```
 
+mod care;
 mod ddl;
 mod define;
 mod dml;
@@ -106,6 +107,8 @@ impl Run {
             Statement::Begin { read_only } => self.begin(read_only).await,
             Statement::Commit => self.commit().await,
             Statement::Rollback => self.rollback().await,
+            Statement::Expire { older_than, retain } => self.expire(&older_than, retain).await,
+            Statement::Vacuum { retain_hours } => self.vacuum(retain_hours).await,
             Statement::Query(query) => self.query(&query, parameters).await,
             Statement::Explain { analyze, verbose, inner } => {
                 self.explain(*inner, analyze, verbose, parameters).await

@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use datafusion::arrow::array::{ArrayRef, AsArray};
 use datafusion::arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::cast::as_string_array;
@@ -116,16 +116,19 @@ impl Planner {
                         .hint("it is the number of a snapshot, or the name of a tag in quotes")),
                 }
             }
-            Given::Time(expr) => {
-                let batch = self.constant(expr, Some("TIMESTAMP WITH TIME ZONE")).await?;
-                let micros = batch.as_primitive::<TimestampMicrosecondType>().iter().next().flatten();
-                let time = micros.and_then(DateTime::from_timestamp_micros);
-                match time {
-                    Some(time) => catalog.snapshot_as_of(time).await,
-                    None => Err(Error::invalid("a time to read a table as of cannot be NULL")),
-                }
-            }
+            Given::Time(expr) => catalog.snapshot_as_of(self.time(expr).await?).await,
         }
+    }
+
+    /// The point in time that an expression without columns is; without a zone, in the session's.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for what is none.
+    pub async fn time(&self, expr: &Expr) -> Result<DateTime<Utc>> {
+        let value = self.constant(expr, Some("TIMESTAMP WITH TIME ZONE")).await?;
+        let micros = value.as_primitive::<TimestampMicrosecondType>().iter().next().flatten();
+        let time = micros.and_then(DateTime::from_timestamp_micros);
+        time.ok_or_else(|| Error::invalid("a point in time cannot be NULL"))
     }
 
     async fn tagged(&self, name: &str) -> Result<Arc<Snapshot>> {

@@ -11,6 +11,7 @@
 //! - Pure: no catalog, no files. A name that parses may not exist.
 //! - Every syntax error has a [`Position`](skep_common::Position) in the text that was given.
 
+mod care;
 mod copy;
 mod create;
 mod dialect;

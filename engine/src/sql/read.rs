@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Toke
 use skep_common::{Error, Position, Result};
 
 use super::statement::{Described, Name, Parsed, Statement};
-use super::{SkepDialect, copy, create, dml, show, transaction, unsupported};
+use super::{SkepDialect, care, copy, create, dml, show, transaction, unsupported};
 use crate::names;
 
 /// Nesting that a statement may have before it is refused.
@@ -139,6 +139,8 @@ impl<'a> Reader<'a> {
             Keyword::SET => show::set(self),
             Keyword::RESET => show::reset(self),
             Keyword::USE => show::use_schema(self),
+            Keyword::VACUUM => care::vacuum(self),
+            _ if word.value.eq_ignore_ascii_case("expire") => care::expire(self),
             Keyword::BEGIN | Keyword::START => transaction::begin(self, keyword),
             Keyword::COMMIT | Keyword::END => transaction::end(self, Statement::Commit),
             Keyword::ROLLBACK | Keyword::ABORT => transaction::end(self, Statement::Rollback),

@@ -444,6 +444,18 @@ pub enum Statement {
         /// Do nothing if it does not exist.
         if_exists: bool,
     },
+    /// `EXPIRE SNAPSHOTS`
+    Expire {
+        /// Only those that are older than this time.
+        older_than: Box<ast::Expr>,
+        /// The latest so many stay.
+        retain: u64,
+    },
+    /// `VACUUM`
+    Vacuum {
+        /// Files that were not needed for so long.
+        retain_hours: Option<u64>,
+    },
     /// `DESCRIBE`
     Describe(Described),
     /// `BEGIN`, `START TRANSACTION`
@@ -491,6 +503,8 @@ impl Statement {
             Self::Merge(_) => Some("MERGE"),
             Self::Truncate(_) => Some("TRUNCATE"),
             Self::CopyInto(_) | Self::CopyTo(_) => Some("COPY"),
+            Self::Expire { .. } => Some("EXPIRE SNAPSHOTS"),
+            Self::Vacuum { .. } => Some("VACUUM"),
             Self::CreateTag { .. } => Some("CREATE TAG"),
             Self::DropTag { .. } => Some("DROP TAG"),
             Self::Set { .. } => Some("SET"),

@@ -4,6 +4,7 @@
 
 mod adbc;
 mod ballista_spike;
+mod care;
 mod flights;
 mod judge;
 mod lanes_codec;

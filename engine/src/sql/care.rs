@@ -1,0 +1,48 @@
+//! EXPIRE SNAPSHOTS and VACUUM.
+
+use datafusion::sql::sqlparser::tokenizer::Token;
+use skep_common::Result;
+
+use super::read::Reader;
+use super::statement::Statement;
+
+/// `SNAPSHOTS OLDER THAN time [RETAIN [LAST] n]`, after `EXPIRE`.
+pub(super) fn expire(reader: &mut Reader<'_>) -> Result<Statement> {
+    if !reader.take_word("snapshots") {
+        return reader.expected("SNAPSHOTS");
+    }
+    if !(reader.take_word("older") && reader.take_word("than")) {
+        return reader.expected("OLDER THAN and a time, as in now() - INTERVAL '7 days'");
+    }
+    let result = reader.parser.parse_expr();
+    let older_than = Box::new(reader.ok(result)?);
+    let mut retain = 1;
+    if reader.take_word("retain") {
+        let _ = reader.take_word("last");
+        retain = number(reader)?;
+        let _ = reader.take_word("snapshots");
+    }
+    Ok(Statement::Expire { older_than, retain })
+}
+
+/// `[RETAIN n HOURS]`, after `VACUUM`.
+pub(super) fn vacuum(reader: &mut Reader<'_>) -> Result<Statement> {
+    if !reader.take_word("retain") {
+        return Ok(Statement::Vacuum { retain_hours: None });
+    }
+    let hours = number(reader)?;
+    if !(reader.take_word("hours") || reader.take_word("hour")) {
+        return reader.expected("HOURS");
+    }
+    Ok(Statement::Vacuum { retain_hours: Some(hours) })
+}
+
+fn number(reader: &mut Reader<'_>) -> Result<u64> {
+    if let Token::Number(text, _) = &reader.parser.peek_token_ref().token
+        && let Ok(number) = text.parse()
+    {
+        reader.parser.next_token();
+        return Ok(number);
+    }
+    reader.expected("a whole number")
+}

@@ -1,0 +1,71 @@
+//! EXPIRE SNAPSHOTS and VACUUM: what is on the disk before and after.
+
+use std::path::{Path, PathBuf};
+
+use skep_testkit::process::{Server, run};
+
+fn parquet(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "parquet") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn files_that_nobody_can_read_are_deleted_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let up = ["up", "--data", data, "--store", "file", "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let server = Server::start(&up).unwrap();
+    let sql = |statements: &[&str]| {
+        let mut arguments = vec!["sql", "--url", server.flight(), "--format", "csv"];
+        for statement in statements {
+            arguments.extend(["-c", statement]);
+        }
+        let output = run(&arguments);
+        assert_eq!(output.code, Some(0), "{output:?}");
+        (output.stdout, output.stderr)
+    };
+    sql(&[
+        "CREATE TABLE lake.t AS SELECT 1 AS x",
+        "CREATE OR REPLACE TABLE lake.t AS SELECT 2 AS x",
+        "CREATE TAG kept",
+        "CREATE OR REPLACE TABLE lake.t AS SELECT 3 AS x",
+        "CREATE OR REPLACE TABLE lake.t AS SELECT 4 AS x",
+    ]);
+    let files = parquet(folder.path());
+    assert_eq!(files.len(), 4, "{files:?}");
+    // One that a crash left years ago, one that a statement may be writing, and one of somebody else.
+    let beside = files[0].parent().unwrap();
+    let old = beside.join("skep-018c2510-6c00-7000-8000-000000000001.parquet");
+    let of_today = files[0].file_stem().unwrap().to_str().unwrap();
+    let fresh = beside.join(format!("{}0000.parquet", &of_today[..of_today.len() - 4]));
+    let theirs = beside.join("of-another-program.parquet");
+    for path in [&old, &fresh, &theirs] {
+        std::fs::write(path, "x").unwrap();
+    }
+
+    let (_, told) = sql(&["VACUUM"]);
+    assert!(told.contains("VACUUM 1"), "only the orphan: {told}");
+    assert!(!old.is_file() && fresh.is_file() && theirs.is_file());
+    assert_eq!(parquet(folder.path()).len(), 6);
+
+    let (_, told) = sql(&["EXPIRE SNAPSHOTS OLDER THAN now() - INTERVAL '1 hour'"]);
+    assert!(told.contains("EXPIRE SNAPSHOTS 0"), "none is that old: {told}");
+    let (_, told) = sql(&["EXPIRE SNAPSHOTS OLDER THAN now() RETAIN LAST 1", "VACUUM"]);
+    assert!(told.contains("EXPIRE SNAPSHOTS 3") && told.contains("VACUUM 0"), "too early: {told}");
+    let (rows, told) =
+        sql(&["VACUUM RETAIN 0 HOURS", "SELECT x FROM lake.t", "SELECT x FROM lake.t VERSION AS OF 'kept'"]);
+    assert!(told.contains("VACUUM 2"), "{told}");
+    assert_eq!(rows, "x\n4\nx\n2\n");
+    assert_eq!(parquet(folder.path()).len(), 4);
+}
