@@ -5,6 +5,7 @@ use std::sync::Arc;
 use skep_common::Result;
 use skep_engine::Planner;
 use skep_engine::names::{self, INFORMATION_SCHEMA};
+use skep_engine::planner::information;
 
 use crate::session::{Session, TableFilter, TableInfo, TableKind};
 use crate::system;
@@ -48,11 +49,11 @@ pub(crate) async fn tables(session: &Session, filter: &TableFilter) -> Result<Ve
             }
         }
     }
-    if wanted(system::SCHEMA, &filter.schema) {
-        for (name, columns) in system::schemas() {
-            if wanted(name, &filter.table) {
-                found.push(info(system::SCHEMA, name, TableKind::System, columns, None));
-            }
+    let own = system::schemas().into_iter().map(|(name, columns)| (system::SCHEMA, name, columns));
+    let standard = information::schemas().map(|(name, columns)| (INFORMATION_SCHEMA, name, columns));
+    for (schema, name, columns) in own.chain(standard) {
+        if wanted(schema, &filter.schema) && wanted(name, &filter.table) {
+            found.push(info(schema, name, TableKind::System, columns, None));
         }
     }
     found.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));

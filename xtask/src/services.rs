@@ -1,8 +1,9 @@
-//! The tests that judge Skep by programs nobody here wrote: DuckDB, and Python clients of Arrow Flight SQL.
+//! The tests that judge Skep by programs nobody here wrote, DuckDB and Python clients of Arrow Flight SQL, and that type into
+//! the shell on a pseudo-terminal, which Python has.
 //!
 //! They are installed from the Python package index into a folder under the target directory. Tests find them by
 //! `SKEP_DUCKDB` (the program), `SKEP_DUCKDB_EXTENSIONS` (the folder of `ducklake.duckdb_extension` and
-//! `sqlite_scanner.duckdb_extension`) and `SKEP_PYTHON`, and are named after what they need, `duckdb` or `adbc`. `SKEP_REQUIRE_SERVICES` makes a test that misses them fail.
+//! `sqlite_scanner.duckdb_extension`) and `SKEP_PYTHON`, and are named after what they need, `duckdb`, `adbc` or `pty`. `SKEP_REQUIRE_SERVICES` makes a test that misses them fail.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ const PACKAGES: [&str; 6] = [
     "pyarrow==26.0.1",
 ];
 /// What the names of tests that need them contain.
-const TESTS: [&str; 2] = ["duckdb", "adbc"];
+const TESTS: [&str; 3] = ["duckdb", "adbc", "pty"];
 
 /// Where the programs are.
 pub(crate) struct Venv {
@@ -46,7 +47,7 @@ pub(crate) fn services() -> Outcome {
     command.args(TESTS).env("SKEP_REQUIRE_SERVICES", "1");
     venv.set(&mut command);
     run(command)?;
-    println!("services: ran the tests named after {} with {}", TESTS.join(" and "), PACKAGES.join(", "));
+    println!("services: ran the tests named after {} with {}", TESTS.join(", "), PACKAGES.join(", "));
     println!("services: nothing was skipped");
     Ok(())
 }

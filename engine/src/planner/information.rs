@@ -3,17 +3,52 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Int32Array, StringArray};
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use skep_common::{Error, Result};
 
-use super::{Planner, tables, view};
+use super::tables::placed;
+use super::{Planner, view};
 use crate::sql::Name;
 use crate::{error, names, types};
 
-const TABLES: [&str; 4] = ["columns", "schemata", "tables", "views"];
+/// The columns of each table: texts, but for the one number.
+const COLUMNS: [(&str, &[&str]); 4] = [
+    (
+        "columns",
+        &[
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "column_name",
+            POSITION,
+            "column_default",
+            "is_nullable",
+            "data_type",
+        ],
+    ),
+    ("schemata", &["catalog_name", "schema_name", "schema_owner"]),
+    ("tables", &["table_catalog", "table_schema", "table_name", "table_type"]),
+    ("views", &["table_catalog", "table_schema", "table_name", "definition"]),
+];
+const POSITION: &str = "ordinal_position";
+
+/// The tables of the schema with their columns.
+pub fn schemas() -> impl Iterator<Item = (&'static str, SchemaRef)> {
+    let field = |name: &&str| {
+        let ty = if *name == POSITION { DataType::Int32 } else { DataType::Utf8 };
+        Field::new(*name, ty, true)
+    };
+    COLUMNS.iter().map(move |(table, columns)| {
+        (*table, Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>())))
+    })
+}
+
+fn tables() -> impl Iterator<Item = &'static str> {
+    COLUMNS.iter().map(|(table, _)| *table)
+}
 
 /// The table `name` of the schema.
 pub(super) async fn table(planner: &Planner, name: &Name) -> Result<Arc<dyn TableProvider>> {
@@ -24,11 +59,11 @@ pub(super) async fn table(planner: &Planner, name: &Name) -> Result<Arc<dyn Tabl
         "columns" => columns(planner).await?,
         other => {
             let error = Error::not_found(format!("table 'information_schema.{other}' does not exist"));
-            let error = match names::nearest(other, TABLES) {
+            let error = match names::nearest(other, tables()) {
                 Some(near) => error.hint(format!("did you mean 'information_schema.{near}'?")),
-                None => error.hint(format!("it has {}", TABLES.join(", "))),
+                None => error.hint(format!("it has {}", tables().collect::<Vec<_>>().join(", "))),
             };
-            return Err(tables::placed(error, name.at));
+            return Err(placed(error, name.at));
         }
     };
     let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).map_err(error::from_datafusion)?;
@@ -39,11 +74,14 @@ fn schemata(planner: &Planner) -> Result<RecordBatch> {
     let mut names: Vec<&str> = planner.snapshot.schemas().map(|schema| schema.name.as_str()).collect();
     names.push(names::INFORMATION_SCHEMA);
     names.sort_unstable();
-    batch(vec![
-        ("catalog_name", text(names.iter().map(|_| Some(names::CATALOG)))),
-        ("schema_name", text(names.iter().map(|name| Some(*name)))),
-        ("schema_owner", text(names.iter().map(|_| None))),
-    ])
+    batch(
+        "schemata",
+        vec![
+            text(names.iter().map(|_| Some(names::CATALOG))),
+            text(names.iter().map(|name| Some(*name))),
+            text(names.iter().map(|_| None)),
+        ],
+    )
 }
 
 fn tables_of(planner: &Planner) -> Result<RecordBatch> {
@@ -55,25 +93,31 @@ fn tables_of(planner: &Planner) -> Result<RecordBatch> {
         );
         rows.extend(snapshot.views(&schema.name).map(|v| (schema.name.as_str(), v.name.as_str(), "VIEW")));
     }
-    rows.extend(TABLES.iter().map(|name| (names::INFORMATION_SCHEMA, *name, "VIEW")));
+    rows.extend(tables().map(|name| (names::INFORMATION_SCHEMA, name, "VIEW")));
     rows.sort_unstable();
-    batch(vec![
-        ("table_catalog", text(rows.iter().map(|_| Some(names::CATALOG)))),
-        ("table_schema", text(rows.iter().map(|row| Some(row.0)))),
-        ("table_name", text(rows.iter().map(|row| Some(row.1)))),
-        ("table_type", text(rows.iter().map(|row| Some(row.2)))),
-    ])
+    batch(
+        "tables",
+        vec![
+            text(rows.iter().map(|_| Some(names::CATALOG))),
+            text(rows.iter().map(|row| Some(row.0))),
+            text(rows.iter().map(|row| Some(row.1))),
+            text(rows.iter().map(|row| Some(row.2))),
+        ],
+    )
 }
 
 fn views(planner: &Planner) -> Result<RecordBatch> {
     let snapshot = &planner.snapshot;
     let all = || snapshot.schemas().flat_map(|schema| snapshot.views(&schema.name));
-    batch(vec![
-        ("table_catalog", text(all().map(|_| Some(names::CATALOG)))),
-        ("table_schema", text(all().map(|view| Some(view.schema_name.as_str())))),
-        ("table_name", text(all().map(|view| Some(view.name.as_str())))),
-        ("definition", text(all().map(|view| Some(view.sql.as_str())))),
-    ])
+    batch(
+        "views",
+        vec![
+            text(all().map(|_| Some(names::CATALOG))),
+            text(all().map(|view| Some(view.schema_name.as_str()))),
+            text(all().map(|view| Some(view.name.as_str()))),
+            text(all().map(|view| Some(view.sql.as_str()))),
+        ],
+    )
 }
 
 /// One column of one table or view.
@@ -101,16 +145,19 @@ async fn columns(planner: &Planner) -> Result<RecordBatch> {
             }
         }
     }
-    batch(vec![
-        ("table_catalog", text(rows.iter().map(|_| Some(names::CATALOG)))),
-        ("table_schema", text(rows.iter().map(|row| Some(row.schema.as_str())))),
-        ("table_name", text(rows.iter().map(|row| Some(row.table.as_str())))),
-        ("column_name", text(rows.iter().map(|row| Some(row.name.as_str())))),
-        ("ordinal_position", Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.position)))),
-        ("column_default", text(rows.iter().map(|row| row.default.as_deref()))),
-        ("is_nullable", text(rows.iter().map(|row| Some(if row.nullable { "YES" } else { "NO" })))),
-        ("data_type", text(rows.iter().map(|row| Some(row.ty.as_str())))),
-    ])
+    batch(
+        "columns",
+        vec![
+            text(rows.iter().map(|_| Some(names::CATALOG))),
+            text(rows.iter().map(|row| Some(row.schema.as_str()))),
+            text(rows.iter().map(|row| Some(row.table.as_str()))),
+            text(rows.iter().map(|row| Some(row.name.as_str()))),
+            Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.position))),
+            text(rows.iter().map(|row| row.default.as_deref())),
+            text(rows.iter().map(|row| Some(if row.nullable { "YES" } else { "NO" }))),
+            text(rows.iter().map(|row| Some(row.ty.as_str()))),
+        ],
+    )
 }
 
 fn describe(
@@ -137,7 +184,8 @@ fn text<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
-fn batch(columns: Vec<(&'static str, ArrayRef)>) -> Result<RecordBatch> {
-    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
-        .map_err(|e| error::from_datafusion(e.into()))
+fn batch(table: &str, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    let schema = schemas().find(|(name, _)| *name == table).map(|(_, schema)| schema);
+    let schema = schema.ok_or_else(|| Error::internal(format!("information_schema has no '{table}'")))?;
+    RecordBatch::try_new(schema, columns).map_err(|e| error::from_datafusion(e.into()))
 }

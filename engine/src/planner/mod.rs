@@ -12,7 +12,7 @@ mod catalog;
 mod constant;
 mod edit;
 mod history;
-mod information;
+pub mod information;
 mod literals;
 mod references;
 mod subqueries;

@@ -13,6 +13,7 @@ use arrow_flight::sql::metadata::{GetCatalogsBuilder, GetDbSchemasBuilder, GetTa
 use arrow_flight::sql::{Command, CommandGetTableTypes, CommandGetTables};
 use skep_common::{Error, Result};
 use skep_coordinator::{Session, TableFilter, TableInfo, TableKind};
+use skep_engine::types::sql_name;
 
 use super::{sql_info, types};
 
@@ -128,7 +129,7 @@ fn columns(info: &TableInfo) -> Schema {
             (key("CATALOG_NAME"), info.catalog.clone()),
             (key("SCHEMA_NAME"), info.schema.clone()),
             (key("TABLE_NAME"), info.name.clone()),
-            (key("TYPE_NAME"), types::sql_name(field.data_type())),
+            (key("TYPE_NAME"), sql_name(field.data_type())),
             (key("IS_AUTO_INCREMENT"), "0".to_owned()),
             (key("IS_CASE_SENSITIVE"), "1".to_owned()),
             (key("IS_READ_ONLY"), if info.kind == TableKind::Table { "0" } else { "1" }.to_owned()),
@@ -231,7 +232,7 @@ mod tests {
         };
         let columns = columns(&info);
         let price = columns.field(0).metadata();
-        assert_eq!(price["ARROW:FLIGHT:SQL:TYPE_NAME"], "DECIMAL(10,2)");
+        assert_eq!(price["ARROW:FLIGHT:SQL:TYPE_NAME"], "DECIMAL(10, 2)");
         assert_eq!(
             (price["ARROW:FLIGHT:SQL:PRECISION"].as_str(), price["ARROW:FLIGHT:SQL:SCALE"].as_str()),
             ("10", "2")

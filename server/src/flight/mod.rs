@@ -37,6 +37,7 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 pub use config::Config;
 use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
+use skep_common::clock::{self, Clock};
 use skep_common::task::{Task, spawn};
 use skep_common::{Error, Result};
 use skep_coordinator::Coordinator;
@@ -66,12 +67,13 @@ pub struct Door {
     coordinator: Coordinator,
     config: Config,
     authenticator: Arc<dyn Authenticator>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Door {
     /// With default settings, open to everybody.
     pub fn new(coordinator: Coordinator) -> Self {
-        Self { coordinator, config: Config::default(), authenticator: Arc::new(Open) }
+        Self { coordinator, config: Config::default(), authenticator: Arc::new(Open), clock: clock::system() }
     }
 
     /// With other settings.
@@ -85,6 +87,13 @@ impl Door {
     #[must_use]
     pub fn authenticator(mut self, authenticator: Arc<dyn Authenticator>) -> Self {
         self.authenticator = authenticator;
+        self
+    }
+
+    /// With another clock, which says when sessions and tickets end.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -142,9 +151,8 @@ impl Door {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { coordinator, config, authenticator } = self;
+        let Self { coordinator, config, authenticator, clock } = self;
         let config = Arc::new(config);
-        let clock = skep_common::clock::system();
         let sessions = Arc::new(Sessions::new(coordinator, authenticator, Config::clone(&config), clock));
         let _sweeper = spawn("flight session sweep", sweep(Arc::clone(&sessions)));
         let weak = Arc::downgrade(&sessions);

@@ -1,61 +1,10 @@
-//! SQL's names for Arrow types, and what ODBC drivers ask about them.
+//! What ODBC drivers ask about types, whose names are those of [`skep_engine::types::sql_name`].
 
 use std::sync::LazyLock;
 
-use arrow::datatypes::{DataType, IntervalUnit};
+use arrow::datatypes::DataType;
 use arrow_flight::sql::metadata::{XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder};
 use arrow_flight::sql::{Nullable, Searchable, XdbcDataType, XdbcDatetimeSubcode};
-
-/// The name under which SQL knows a type: `BIGINT`, `DECIMAL(10,2)`, `STRUCT<a INT>`.
-pub(crate) fn sql_name(ty: &DataType) -> String {
-    match ty {
-        DataType::Null => "NULL".to_owned(),
-        DataType::Boolean => "BOOLEAN".to_owned(),
-        DataType::Int8 => "TINYINT".to_owned(),
-        DataType::Int16 => "SMALLINT".to_owned(),
-        DataType::Int32 => "INTEGER".to_owned(),
-        DataType::Int64 => "BIGINT".to_owned(),
-        DataType::UInt8 => "TINYINT UNSIGNED".to_owned(),
-        DataType::UInt16 => "SMALLINT UNSIGNED".to_owned(),
-        DataType::UInt32 => "INTEGER UNSIGNED".to_owned(),
-        DataType::UInt64 => "BIGINT UNSIGNED".to_owned(),
-        DataType::Float16 | DataType::Float32 => "REAL".to_owned(),
-        DataType::Float64 => "DOUBLE".to_owned(),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "VARCHAR".to_owned(),
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
-            "VARBINARY".to_owned()
-        }
-        DataType::Date32 | DataType::Date64 => "DATE".to_owned(),
-        DataType::Time32(_) | DataType::Time64(_) => "TIME".to_owned(),
-        DataType::Timestamp(_, None) => "TIMESTAMP".to_owned(),
-        DataType::Timestamp(_, Some(_)) => "TIMESTAMP WITH TIME ZONE".to_owned(),
-        DataType::Interval(IntervalUnit::YearMonth) => "INTERVAL YEAR TO MONTH".to_owned(),
-        DataType::Interval(_) | DataType::Duration(_) => "INTERVAL".to_owned(),
-        DataType::Decimal32(p, s)
-        | DataType::Decimal64(p, s)
-        | DataType::Decimal128(p, s)
-        | DataType::Decimal256(p, s) => format!("DECIMAL({p},{s})"),
-        DataType::List(field)
-        | DataType::LargeList(field)
-        | DataType::ListView(field)
-        | DataType::LargeListView(field)
-        | DataType::FixedSizeList(field, _) => format!("ARRAY<{}>", sql_name(field.data_type())),
-        DataType::Struct(fields) => {
-            let inner: Vec<String> =
-                fields.iter().map(|f| format!("{} {}", f.name(), sql_name(f.data_type()))).collect();
-            format!("STRUCT<{}>", inner.join(", "))
-        }
-        DataType::Map(entries, _) => match entries.data_type() {
-            DataType::Struct(fields) if fields.len() == 2 => {
-                format!("MAP<{}, {}>", sql_name(fields[0].data_type()), sql_name(fields[1].data_type()))
-            }
-            _ => "MAP".to_owned(),
-        },
-        DataType::Dictionary(_, values) => sql_name(values),
-        DataType::RunEndEncoded(_, values) => sql_name(values.data_type()),
-        DataType::Union(..) => "UNION".to_owned(),
-    }
-}
 
 /// Precision and scale of the types that have them: decimal digits, or binary ones for floating point.
 pub(crate) fn precision(ty: &DataType) -> Option<(i32, i32)> {
@@ -165,7 +114,7 @@ static XDBC: LazyLock<XdbcTypeInfoData> = LazyLock::new(|| {
         Row::new("DOUBLE", T::XdbcDouble, 53).number(2),
         decimal,
         varchar,
-        Row::new("VARBINARY", T::XdbcVarbinary, TEXT_SIZE).quoted(),
+        Row::new("BINARY", T::XdbcVarbinary, TEXT_SIZE).quoted(),
         // Code 1 means date beside SQL_DATETIME, and year beside SQL_INTERVAL; arrow-flight has only the second name.
         Row::new("DATE", T::XdbcDate, 10).time(XdbcDatetimeSubcode::XdbcSubcodeYear),
         Row::new("TIME", T::XdbcTime, 15).time(XdbcDatetimeSubcode::XdbcSubcodeTime),
@@ -183,21 +132,29 @@ pub(crate) fn xdbc() -> &'static XdbcTypeInfoData {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::datatypes::{Field, TimeUnit};
+    use arrow::array::AsArray;
+    use arrow::datatypes::TimeUnit;
+    use skep_engine::types::sql_name;
 
     use super::*;
 
     #[test]
     fn names_are_those_of_sql() {
-        let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
-        let nested = DataType::Struct(
-            vec![Field::new("a", list, true), Field::new("b", DataType::Utf8View, true)].into(),
-        );
-        assert_eq!(sql_name(&nested), "STRUCT<a ARRAY<BIGINT>, b VARCHAR>");
-        let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-        assert_eq!(sql_name(&zoned), "TIMESTAMP WITH TIME ZONE");
+        let all = xdbc().record_batch(None).unwrap();
+        let names = all.column_by_name("type_name").unwrap().as_string::<i32>().clone();
+        let shown = [
+            DataType::Boolean,
+            DataType::Int64,
+            DataType::Float64,
+            DataType::Utf8,
+            DataType::Binary,
+            DataType::Date32,
+            DataType::Timestamp(TimeUnit::Microsecond, None),
+        ]
+        .map(|ty| sql_name(&ty));
+        for name in shown {
+            assert!(names.iter().flatten().any(|known| known == name), "{name} in {names:?}");
+        }
     }
 
     #[test]

@@ -99,6 +99,13 @@ async fn catalogs_schemas_and_types_are_listed() {
     }
     let some = CommandGetDbSchemas { catalog: None, db_schema_filter_pattern: Some("l%".to_owned()) };
     assert_eq!(texts(&ask(&mut client, &some).await, "db_schema_name"), ["lake"]);
+    let standard = CommandGetTables {
+        db_schema_filter_pattern: Some("information_schema".to_owned()),
+        include_schema: true,
+        ..Default::default()
+    };
+    let standard = ask(&mut client, &standard).await;
+    assert_eq!(texts(&standard, "table_name"), ["columns", "schemata", "tables", "views"]);
     let types = ask(&mut client, &CommandGetTableTypes {}).await;
     assert_eq!(texts(&types, "table_type"), ["SYSTEM TABLE", "TABLE", "VIEW"]);
 }

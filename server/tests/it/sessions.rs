@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::HandshakeRequest;
@@ -5,7 +6,7 @@ use futures::stream;
 use skep_common::{Kind, Result};
 use skep_server::flight::Config;
 
-use crate::support::{Client, Server};
+use crate::support::{Client, Moved, Server};
 
 async fn handshake(client: &mut Client, authorization: &str) -> Result<String> {
     let mut request = client.request(stream::iter(Vec::<HandshakeRequest>::new()));
@@ -101,30 +102,29 @@ async fn closing_ends_the_session_and_may_be_repeated() {
 
 #[tokio::test]
 async fn idle_sessions_and_old_tickets_end() {
-    let config = Config {
-        session_ttl: Duration::from_millis(100),
-        ticket_ttl: Duration::from_millis(1),
-        ..Config::default()
-    };
-    let server = Server::with(config).await;
+    let clock = Moved::new();
+    let config = Config::default();
+    let ttl = config.ticket_ttl;
+    let server = Server::at(config, Arc::<Moved>::clone(&clock)).await;
+    let mut client = server.connect().await;
+    let info = client.info("SELECT 1").await.unwrap();
+    assert!(client.redeem(&info).await.is_ok());
+    clock.advance(ttl + Duration::from_millis(1));
+    let expired = client.redeem(&info).await.unwrap_err();
+    assert_eq!(expired.kind(), Kind::Invalid, "{expired:?}");
+
+    let clock = Moved::new();
+    let config = Config { session_ttl: Duration::from_millis(100), ..Config::default() };
+    let server = Server::at(config, Arc::<Moved>::clone(&clock)).await;
     let mut client = server.connect().await;
     let token = handshake(&mut client, "Basic YWRhOnB3").await.unwrap();
     client.headers.insert("authorization", token.parse().unwrap());
-    let info = client.info("SELECT 1").await.unwrap();
+    client.info("SELECT 1").await.unwrap();
+    // Each call keeps the session: sooner or later it is found idle before the next one.
     let limit = Duration::from_secs(20);
-    let expired = async {
-        loop {
-            if let Err(error) = client.redeem(&info).await {
-                return error;
-            }
-        }
-    };
-    let expired = tokio::time::timeout(limit, expired).await.unwrap();
-    assert_eq!(expired.kind(), Kind::Invalid, "{expired:?}");
     let ended = async {
         loop {
-            // Each call keeps the session, so wait longer than it lives.
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            clock.advance(Duration::from_secs(3600));
             if let Err(error) = client.info("SELECT 1").await {
                 return error;
             }

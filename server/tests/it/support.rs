@@ -1,7 +1,8 @@
 //! A coordinator with an open door, and a client that sees everything that goes over the wire.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -12,13 +13,15 @@ use arrow_flight::sql::{
     Any, CommandStatementQuery, CommandStatementUpdate, DoPutUpdateResult, ProstMessageExt,
 };
 use arrow_flight::{Action, FlightData, FlightDescriptor, FlightInfo, IpcMessage, Ticket};
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use prost::Message;
 use skep_catalog::{Catalog, OpenOptions};
 use skep_cluster::exchange::Channels;
 use skep_cluster::membership::Members;
+use skep_common::clock::{self, Clock};
 use skep_common::task::{Task, spawn};
-use skep_common::{Error, Result, clock};
+use skep_common::{Error, Result};
 use skep_coordinator::Coordinator;
 use skep_coordinator::lanes::Lanes;
 use skep_engine::codec::Codec;
@@ -30,6 +33,34 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
+
+/// A clock that goes on when a test says so.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    start: (DateTime<Utc>, Instant),
+    by: Mutex<Duration>,
+}
+
+impl Moved {
+    pub(crate) fn new() -> Arc<Self> {
+        let clock = clock::system();
+        Arc::new(Self { start: (clock.now(), clock.instant()), by: Mutex::default() })
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        *self.by.lock().unwrap() += by;
+    }
+}
+
+impl Clock for Moved {
+    fn now(&self) -> DateTime<Utc> {
+        self.start.0 + *self.by.lock().unwrap()
+    }
+
+    fn instant(&self) -> Instant {
+        self.start.1 + *self.by.lock().unwrap()
+    }
+}
 
 pub(crate) struct Server {
     pub(crate) address: String,
@@ -66,11 +97,16 @@ impl Server {
     }
 
     pub(crate) async fn with(config: Config) -> Self {
+        Self::at(config, clock::system()).await
+    }
+
+    /// With sessions that live by `clock`.
+    pub(crate) async fn at(config: Config, clock: Arc<dyn Clock>) -> Self {
         let (coordinator, folder) = coordinator().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let door = Door::new(coordinator).config(config);
+        let door = Door::new(coordinator).config(config).clock(clock);
         let serving = spawn("door", door.serve(listener, stop.clone().cancelled_owned()));
         Self { address, stop, serving: Some(serving), _folder: folder }
     }
