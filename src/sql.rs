@@ -1,13 +1,19 @@
 //! `skep sql`: finds the server, or becomes one for as long as it runs.
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use skep_common::Result;
+use skep_common::{Result, clock};
 use skep_repl::Target;
 
 use crate::cli::Sql;
 use crate::cluster::{Cluster, Options};
 use crate::folder;
+
+/// How long to wait for a server that starts or stops, and how often to look.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs the shell against `--url`, the server of `--data`, a cluster of its own on `--data`, or the default address.
 pub(crate) async fn run(args: Sql) -> Result<ExitCode> {
@@ -15,21 +21,46 @@ pub(crate) async fn run(args: Sql) -> Result<ExitCode> {
         let url = args.url.unwrap_or_else(|| skep_repl::DEFAULT_URL.to_owned());
         return Ok(code(skep_repl::run(args.shell, Target::Url(url)).await));
     };
-    let cluster = match Cluster::start(Options::embedded(&data)).await {
-        Ok(cluster) => cluster,
-        Err(error) => match folder::endpoint(&data) {
-            // The folder is in use, and its server said where it listens.
-            Some(endpoint) if folder::is_in_use(&error) => {
-                return Ok(code(skep_repl::run(args.shell, Target::Url(endpoint.flight)).await));
-            }
-            _ => return Err(error),
-        },
+    let cluster = match open(&data).await? {
+        Found::Own(cluster) => cluster,
+        Found::Served(url) => return Ok(code(skep_repl::run(args.shell, Target::Url(url)).await)),
     };
     let (channel, door) = skep_server::flight::in_memory(cluster.coordinator().clone())?;
     let exit = skep_repl::run(args.shell, Target::Channel(channel)).await;
     drop(door);
     cluster.stop().await;
     Ok(code(exit))
+}
+
+enum Found {
+    /// A cluster of this process.
+    Own(Box<Cluster>),
+    /// The address of the folder's server.
+    Served(String),
+}
+
+/// Opens the folder, or finds its server. A server that starts or stops holds the folder while its door is closed: that
+/// passes.
+async fn open(data: &Path) -> Result<Found> {
+    let clock = clock::system();
+    let start = clock.instant();
+    loop {
+        let error = match Cluster::start(Options::embedded(data)).await {
+            Ok(cluster) => return Ok(Found::Own(Box::new(cluster))),
+            Err(error) if folder::is_in_use(&error) => error,
+            Err(error) => return Err(error),
+        };
+        if let Some(endpoint) = folder::endpoint(data) {
+            let address = endpoint.flight.rsplit('/').next().unwrap_or_default();
+            if tokio::net::TcpStream::connect(address).await.is_ok() {
+                return Ok(Found::Served(endpoint.flight));
+            }
+        }
+        if clock.instant() - start > PATIENCE {
+            return Err(error);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 fn code(exit: skep_repl::Exit) -> ExitCode {

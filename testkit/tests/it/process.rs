@@ -132,6 +132,21 @@ fn a_folder_is_served_once() {
     assert_eq!((alone.code, lines(&alone)), (Some(0), vec!["one", "1"]), "{alone:?}");
 }
 
+/// While a server stops, its folder is locked and its door closed, for a moment.
+#[test]
+fn a_folder_whose_server_stops_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    for round in 0..3 {
+        let server = up(folder.path()).unwrap();
+        let told = std::process::Command::new("kill").args(["-TERM", &server.pid().to_string()]).status();
+        assert!(told.unwrap().success());
+        let found = run(&["sql", "--data", data, "-c", "SELECT 1 AS one", "--format", "csv"]);
+        assert_eq!((found.code, lines(&found)), (Some(0), vec!["one", "1"]), "round {round}: {found:?}");
+        server.stop();
+    }
+}
+
 #[test]
 fn a_port_in_use_is_said_plainly() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
