@@ -38,6 +38,11 @@ pub fn testdata() -> PathBuf {
     root().join("testdata")
 }
 
+/// Whether tests may take long, as `cargo xtask slow` lets them (`SKEP_SLOW`): more cases, more rows.
+pub fn slow() -> bool {
+    std::env::var_os("SKEP_SLOW").is_some()
+}
+
 /// Says on stderr that a test did not run, or panics where services are required.
 ///
 /// # Panics

@@ -3,12 +3,16 @@
 //! The format is that of sqllogictest. `${TESTDATA}` and `${SCRATCH}` are folders, in files that say
 //! `control substitution on`. Values read as [`crate::rows::text`] writes them; an empty text is `(empty)`.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::DataType;
-use sqllogictest::{AsyncDB, ColumnType, DBOutput, Runner, parse_file};
+use sqllogictest::runner::update_record_with_output;
+use sqllogictest::{
+    AsyncDB, ColumnType, DBOutput, MakeConnection, Record, Runner, default_normalizer, default_validator,
+    parse_file, strict_column_validator,
+};
 use tokio::sync::Mutex;
 
 use crate::client::{Answer, Client};
@@ -134,25 +138,8 @@ pub async fn run_file(
     lane: &str,
     scratch: &Path,
 ) -> skep_common::Result<Vec<String>> {
-    let database = Database(Arc::new(Mutex::new(connect(url, lane).await?)));
-    let records = parse_file::<Column>(path).map_err(|e| {
-        skep_common::Error::invalid(format!("cannot parse '{}'", path.display())).source(e.to_string())
-    })?;
-    let first = AtomicBool::new(true);
-    let mut runner = Runner::new(|| {
-        let own = first.swap(false, Ordering::Relaxed).then(|| database.clone());
-        async move {
-            match own {
-                Some(database) => Ok(database),
-                // `connection NAME` in a file: another session.
-                None => Ok(Database(Arc::new(Mutex::new(connect(url, lane).await?)))),
-            }
-        }
-    });
-    runner.set_var("TESTDATA".to_owned(), crate::testdata().display().to_string());
-    runner.set_var("SCRATCH".to_owned(), scratch.display().to_string());
-    runner.add_label(lane);
-    runner.with_column_validator(sqllogictest::strict_column_validator);
+    let records = records(path)?;
+    let mut runner = runner(url, lane, scratch);
     let mut failures = Vec::new();
     for record in records {
         if let Err(e) = runner.run_async(record).await {
@@ -162,6 +149,65 @@ pub async fn run_file(
     drop(runner);
     clean(&mut connect(url, lane).await?).await?;
     Ok(failures)
+}
+
+/// Runs one file as [`run_file`] does, on one node, and rewrites what it expects where the answer is another. Returns whether
+/// the file changed.
+///
+/// # Errors
+/// As [`run_file`], and those of writing the file.
+pub async fn bless_file(url: &str, path: &Path, scratch: &Path) -> skep_common::Result<bool> {
+    let lane = "local";
+    let mut runner = runner(url, lane, scratch);
+    let mut text = String::new();
+    for record in records(path)? {
+        let output = runner.apply_record(record.clone()).await;
+        let updated = update_record_with_output(
+            &record,
+            &output,
+            "  ",
+            default_validator,
+            default_normalizer,
+            strict_column_validator,
+        );
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}", updated.unwrap_or(record));
+    }
+    drop(runner);
+    clean(&mut connect(url, lane).await?).await?;
+    let text = format!("{}\n", text.trim_end());
+    let failed = |e: std::io::Error| {
+        skep_common::Error::invalid(format!("cannot rewrite '{}'", path.display())).source(e)
+    };
+    let changed = std::fs::read_to_string(path).map_err(failed)? != text;
+    if changed {
+        std::fs::write(path, text).map_err(failed)?;
+    }
+    Ok(changed)
+}
+
+fn records(path: &Path) -> skep_common::Result<Vec<Record<Column>>> {
+    parse_file(path).map_err(|e| {
+        skep_common::Error::invalid(format!("cannot parse '{}'", path.display())).source(e.to_string())
+    })
+}
+
+/// Runs records in sessions of `lane`: one, and one more for each `connection NAME`.
+fn runner(
+    url: &str,
+    lane: &str,
+    scratch: &Path,
+) -> Runner<Database, impl MakeConnection<Conn = Database> + use<>> {
+    let (address, name) = (url.to_owned(), lane.to_owned());
+    let mut runner = Runner::new(move || {
+        let (address, name) = (address.clone(), name.clone());
+        async move { Ok(Database(Arc::new(Mutex::new(connect(&address, &name).await?)))) }
+    });
+    runner.set_var("TESTDATA".to_owned(), crate::testdata().display().to_string());
+    runner.set_var("SCRATCH".to_owned(), scratch.display().to_string());
+    runner.add_label(lane);
+    runner.with_column_validator(strict_column_validator);
+    runner
 }
 
 async fn connect(url: &str, lane: &str) -> skep_common::Result<Client> {

@@ -17,17 +17,20 @@ pub(crate) fn test(filters: &[String]) -> Outcome {
 /// Rewrites the results that slt files expect by what one node answers.
 pub(crate) fn bless() -> Outcome {
     build()?;
-    let mut command = cargo(&["test", "--workspace", "--test", "it", "--", "slt::"]);
+    let mut command = cargo(&["test", "--workspace", "--test", "it", "--", "--nocapture", "slt::local"]);
     command.env("SKEP_BLESS", "1");
     run(command)
 }
+
+/// Cases of a property test where no number is given.
+const CASES: &str = "2000";
 
 /// Every test with larger limits, and TPC-H at scale factor 1.
 pub(crate) fn slow() -> Outcome {
     println!("commit {}", commit());
     build()?;
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
-    tests.env("SKEP_SLOW", "1");
+    tests.env("SKEP_SLOW", "1").env("PROPTEST_CASES", CASES);
     run(tests)?;
     tpch(&["--sf".to_owned(), "1".to_owned()])
 }

@@ -189,8 +189,13 @@ async fn run(steps: Vec<Step>) {
     }
 }
 
+/// Each is a history of its own, in a database of its own: more of them in `cargo xtask slow`.
+fn cases() -> u32 {
+    if std::env::var_os("SKEP_SLOW").is_some() { 400 } else { 24 }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_history_shows_what_the_model_says(steps in steps()) {

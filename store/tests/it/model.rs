@@ -68,7 +68,8 @@ async fn step(store: &impl ObjectStore, model: &mut Model, random: &mut Random) 
 
 #[tokio::test]
 async fn the_store_is_a_map_and_forgets_no_block() {
-    for seed in 0..6 {
+    let seeds = if std::env::var_os("SKEP_SLOW").is_some() { 60 } else { 6 };
+    for seed in 0..seeds {
         let cluster = Cluster::start(3).await;
         let store = cluster.store(Some((seed % 3) as usize));
         let (mut model, mut random) = (Model::new(), Random(seed));

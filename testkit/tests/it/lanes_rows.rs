@@ -17,14 +17,16 @@ use skep_testkit::{rows, tpch};
 use tempfile::TempDir;
 use url::Url;
 
-const SCALE: f64 = 0.01;
+fn scale() -> f64 {
+    if skep_testkit::slow() { 0.1 } else { 0.01 }
+}
 
 /// TPC-H data, made once for all tests of the process.
 fn data() -> &'static Path {
     static DATA: OnceLock<TempDir> = OnceLock::new();
     let folder = DATA.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        tpch::generate(folder.path(), SCALE).unwrap();
+        tpch::generate(folder.path(), scale()).unwrap();
         folder
     });
     folder.path()
@@ -65,7 +67,7 @@ async fn every_tpch_query_spreads_and_agrees() {
     let cluster = Cluster::start(3, Vec::new()).unwrap();
     with_tpch(&cluster).await;
     for number in 1..=tpch::QUERIES {
-        let sql = tpch::query(number, SCALE).unwrap();
+        let sql = tpch::query(number, scale()).unwrap();
         let ran = same(&cluster, &sql).await;
         assert_eq!(ran.lane(), Some(Lane::Pipelined), "q{number}: {:?}", ran.fallback());
         assert!(ran.tasks().len() >= 2, "q{number}: {}", ran.summary());
@@ -229,7 +231,7 @@ async fn plans_with_wrong_rows_are_refused() {
             context.register_parquet(table, folder.to_string_lossy(), options).await.unwrap();
         }
         for number in 1..=tpch::QUERIES {
-            let sql = tpch::query(number, SCALE).unwrap();
+            let sql = tpch::query(number, scale()).unwrap();
             let plan = context.sql(&sql).await.unwrap().create_physical_plan().await.unwrap();
             if let Err(error) = validate(&plan) {
                 assert_eq!(error.kind(), Kind::Internal);
