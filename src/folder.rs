@@ -160,7 +160,11 @@ fn write_whole(path: &Path, text: &str) -> Result<()> {
         let mut file = File::create(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&temporary, path)
+        std::fs::rename(&temporary, path)?;
+        match path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
     };
     write()
         .map_err(|e: std::io::Error| Error::invalid(format!("cannot write '{}'", path.display())).source(e))

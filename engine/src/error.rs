@@ -129,8 +129,19 @@ fn from_parquet(error: &ParquetError) -> Error {
     match error {
         ParquetError::External(inner) => from_dyn(inner.as_ref()),
         ParquetError::NYI(message) => text(Kind::Unsupported, message),
+        ParquetError::General(message) if message.starts_with(UNREAD) => unread(message),
         other => text(Kind::Corrupt, &other.to_string()),
     }
+}
+
+/// How DataFusion begins to say that it cannot read a Parquet file; the path in its store and the cause follow.
+const UNREAD: &str = "Failed to fetch metadata for file ";
+
+fn unread(message: &str) -> Error {
+    let rest = message.strip_prefix(UNREAD).unwrap_or(message);
+    let (path, cause) = rest.split_once(": ").unwrap_or((rest, "no reason is known"));
+    let error = text(Kind::Corrupt, cause);
+    error.context(format!("file '/{path}' cannot be read as Parquet"))
 }
 
 fn from_store(error: &object_store::Error) -> Error {
@@ -177,7 +188,9 @@ fn from_io(error: &std::io::Error) -> Error {
         std::io::ErrorKind::NotFound => Kind::NotFound,
         std::io::ErrorKind::PermissionDenied => Kind::Denied,
         std::io::ErrorKind::AlreadyExists => Kind::AlreadyExists,
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::Exhausted,
+        std::io::ErrorKind::StorageFull
+        | std::io::ErrorKind::QuotaExceeded
+        | std::io::ErrorKind::FileTooLarge => Kind::Exhausted,
         std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => Kind::Corrupt,
         std::io::ErrorKind::InvalidInput => Kind::Invalid,
         std::io::ErrorKind::Unsupported => Kind::Unsupported,

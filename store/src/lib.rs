@@ -26,6 +26,7 @@
 pub mod block;
 pub mod config;
 pub mod disk;
+pub mod durable;
 pub mod keep;
 pub mod local;
 pub mod namespace;
@@ -42,6 +43,7 @@ pub mod stores;
 pub use block::{BlockId, WriteId};
 pub use config::Config;
 pub use disk::Disk;
+pub use durable::DurableFiles;
 pub use keep::Keeper;
 pub use namespace::Namespace;
 pub use nodes::{NodeInfo, Nodes, Peer};

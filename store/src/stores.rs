@@ -6,10 +6,8 @@
 //! ```
 //!
 //! # What `file://` promises
-//! It is `object_store`'s `LocalFileSystem` over the whole file system. A file appears by rename or hard link, whole;
-//! creating exclusively has one winner; folders are created as needed. It does **not** force files or folders to the
-//! disk: what was acknowledged survives the end of the process, not the end of the machine's power. Tables that must
-//! survive that belong on `skep://`.
+//! It is [`DurableFiles`] over the whole file system. A file appears by rename or hard link, whole; creating exclusively has
+//! one winner; folders are created as needed. A write is acknowledged when the file and its name are forced to the disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +19,7 @@ use parking_lot::RwLock;
 use skep_common::{Error, Result};
 use url::Url;
 
+use crate::durable::DurableFiles;
 use crate::probe::{self, Race};
 use crate::skep::SkepStore;
 
@@ -55,7 +54,7 @@ impl Stores {
     pub fn new() -> Self {
         let stores = Self(Arc::new(RwLock::new(State { by_root: BTreeMap::new(), skep: None })));
         if let Ok(root) = Url::parse(FILE_URL) {
-            stores.register(&root, Arc::new(LocalFileSystem::new()));
+            stores.register(&root, Arc::new(DurableFiles::new(LocalFileSystem::new())));
         }
         stores
     }

@@ -12,7 +12,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use skep_catalog::{Change, Column, NewFile, Snapshot};
-use skep_common::Result;
+use skep_common::{Error, Kind, Result};
 use skep_engine::error::from_datafusion;
 use skep_engine::planner::{NewTable, Planner, WriteInput};
 use skep_engine::sql::{CopyInto, CopyTo, CreateTableAs, Insert};
@@ -76,7 +76,8 @@ impl Run {
             query: self.query,
         };
         let running = self.shared.lanes.run(job).await?;
-        let counts: Vec<RecordBatch> = running.stream.try_collect().await.map_err(from_datafusion)?;
+        let counts: Vec<RecordBatch> =
+            running.stream.try_collect().await.map_err(|e| unwritten(from_datafusion(e), &copy.path))?;
         let rows = counts
             .iter()
             .flat_map(|batch| batch.column(0).as_primitive::<UInt64Type>().values().iter())
@@ -216,5 +217,15 @@ impl Planned {
             before,
             table: table.id,
         }
+    }
+}
+
+/// Names the file in an error of writing it, which may not name its own cause.
+fn unwritten(error: Error, path: &str) -> Error {
+    match error.kind() {
+        Kind::Internal | Kind::Unavailable | Kind::Exhausted | Kind::Denied => error
+            .context(format!("cannot write '{path}'"))
+            .hint("the folder must be one that the server may write to, on a disk with room"),
+        _ => error,
     }
 }

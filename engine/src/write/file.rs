@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use bytes::{Bytes, BytesMut};
+use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,11 +19,12 @@ use parquet::basic::ZstdLevel;
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use skep_catalog::{Nans, NewFile, footer_size, nan_columns, stats_from_parquet, without_bounds};
-use skep_common::{Error, Result};
+use skep_common::{Error, Kind, Result};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Compression, Moved, WriteTarget};
+use crate::error::from_datafusion;
 
 /// Rows of a row group: small enough that a file is read by several tasks, large enough to skip little.
 const ROW_GROUP_ROWS: usize = 256 * 1024;
@@ -128,7 +130,12 @@ impl Files {
 
     fn start(&self) -> Result<Open> {
         let name = format!("skep-{}.parquet", Uuid::now_v7());
-        let upload = Upload::new(Arc::clone(&self.store), self.target.directory().join(name.as_str()));
+        let path = self.target.directory().join(name.as_str());
+        let shown = match self.target.store.strip_prefix("file://") {
+            Some(_) => format!("/{path}"),
+            None => format!("{}/{path}", self.target.store.trim_end_matches('/')),
+        };
+        let upload = Upload::new(Arc::clone(&self.store), path, shown);
         let properties = self.properties.clone().into_builder();
         let properties = without_bounds(properties, &self.target.columns, &self.unbounded).build();
         let writer = AsyncArrowWriter::try_new(upload, Arc::clone(&self.schema), Some(properties));
@@ -215,6 +222,8 @@ fn failed(error: ParquetError) -> Error {
 struct Upload {
     store: Arc<dyn ObjectStore>,
     path: Path,
+    /// The path as people know it.
+    shown: String,
     buffer: BytesMut,
     parts: Option<WriteMultipart>,
     bytes: u64,
@@ -223,8 +232,8 @@ struct Upload {
 }
 
 impl Upload {
-    fn new(store: Arc<dyn ObjectStore>, path: Path) -> Self {
-        Self { store, path, buffer: BytesMut::new(), parts: None, bytes: 0, tail: [0; 8] }
+    fn new(store: Arc<dyn ObjectStore>, path: Path, shown: String) -> Self {
+        Self { store, path, shown, buffer: BytesMut::new(), parts: None, bytes: 0, tail: [0; 8] }
     }
 
     async fn push(&mut self, bytes: Bytes) -> object_store::Result<()> {
@@ -277,13 +286,10 @@ impl Upload {
     }
 
     fn explain(&self, error: object_store::Error) -> ParquetError {
-        let text = format!("cannot write '{}'", self.path);
-        let ours = match error {
-            error @ object_store::Error::AlreadyExists { .. } => Error::already_exists(text).source(error),
-            error @ (object_store::Error::PermissionDenied { .. }
-            | object_store::Error::Unauthenticated { .. }) => Error::denied(text).source(error),
-            error => Error::unavailable(text).source(error),
-        };
+        let ours = from_datafusion(DataFusionError::ObjectStore(Box::new(error)));
+        let full = ours.kind() == Kind::Exhausted && ours.hint_text().is_none();
+        let ours = ours.context(format!("cannot write '{}'", self.shown));
+        let ours = if full { ours.hint("free room on the disk that holds the tables' files") } else { ours };
         ParquetError::External(Box::new(ours))
     }
 }

@@ -9,6 +9,7 @@ use object_store::path::Path;
 use object_store::{
     Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart,
 };
+use skep_store::DurableFiles;
 use skep_store::probe::{Race, conditional_create};
 
 use crate::cluster::{Cluster, bytes};
@@ -197,7 +198,8 @@ async fn replicated_store_from_outside() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn file_system() {
     let folder = tempfile::tempdir().unwrap();
-    whole_suite(Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap())).await;
+    let files = LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+    whole_suite(Arc::new(DurableFiles::new(files))).await;
 }
 
 /// Beyond what the file system can do.

@@ -5,6 +5,7 @@
 mod adbc;
 mod ballista_spike;
 mod care;
+mod crash;
 mod flights;
 mod judge;
 mod lanes_codec;
@@ -13,5 +14,6 @@ mod lanes_hazards;
 mod lanes_rows;
 mod lanes_write;
 mod process;
+mod pty;
 mod slt;
 mod tpch;
