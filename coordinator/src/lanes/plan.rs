@@ -19,7 +19,7 @@ use url::{Host, Url};
 
 use super::leaf::{Spreader, TaskCounts, file_scan, on_coordinator};
 use super::route::{Router, Workers};
-use super::shape::{SplitScans, free_unions, guard_stages, undistributable};
+use super::shape::{SplitScans, free_unions, guard_stages, undistributable, without_empty};
 use super::{Inner, Job, Lane, Ran, validate};
 
 /// A physical plan and what it runs with.
@@ -104,6 +104,7 @@ pub(super) async fn staged(
         return Ok(Staging::Whole("it reads files of the coordinator, which serves no tasks".to_owned()));
     }
     let count = workers.len();
+    let plan = without_empty(plan).map_err(|e| from_datafusion(&e))?;
     let plan = free_unions(plan, count, partitions(&parallel).get()).map_err(|e| from_datafusion(&e))?;
     // A write whose rows nothing spreads, such as those of a file that one node has, gets an exchange to spread them.
     for deal in [false, true] {

@@ -13,7 +13,10 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::union::UnionExec;
@@ -104,6 +107,26 @@ pub(super) fn undistributable(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
         return (!known).then(|| format!("{} reads what only the coordinator has", plan.name()));
     }
     plan.children().into_iter().find_map(undistributable)
+}
+
+/// Puts no rows in the place of what makes none of no rows: every task has them, which above a scan looks like copies.
+pub(super) fn without_empty(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let done = plan.transform_up(|node| {
+        let passes = node.is::<FilterExec>()
+            || node.is::<ProjectionExec>()
+            || node.is::<HashJoinExec>()
+            || node.is::<NestedLoopJoinExec>()
+            || node.is::<CrossJoinExec>()
+            || node
+                .downcast_ref::<RepartitionExec>()
+                .is_some_and(|node| matches!(node.partitioning(), Partitioning::RoundRobinBatch(_)));
+        if !passes || !node.children().iter().all(|child| child.is::<EmptyExec>()) {
+            return Ok(Transformed::no(node));
+        }
+        let partitions = node.output_partitioning().partition_count();
+        Ok(Transformed::yes(Arc::new(EmptyExec::new(node.schema()).with_partitions(partitions)) as _))
+    });
+    Ok(done?.data)
 }
 
 /// Gives the inputs of a union that fit one task only an exchange of their own, so that the others can spread.

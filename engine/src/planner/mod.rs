@@ -30,7 +30,7 @@ pub use write::{NewTable, WriteInput};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::execution::SessionStateBuilder;
@@ -253,11 +253,11 @@ impl Planner {
 /// # Errors
 /// [`Kind::Invalid`](skep_common::Kind::Invalid) for parameters that are not `$1`, `$2`, ...
 pub fn parameters(plan: &LogicalPlan) -> Result<SchemaRef> {
-    parameters_of(std::slice::from_ref(plan))
+    parameters_of(std::slice::from_ref(plan), &HashMap::new())
 }
 
-/// As [`parameters`], for plans that a statement runs one after the other.
-fn parameters_of(plans: &[LogicalPlan]) -> Result<SchemaRef> {
+/// As [`parameters`], for plans that a statement runs one after the other. `known` are types that they do not say.
+fn parameters_of(plans: &[LogicalPlan], known: &HashMap<String, DataType>) -> Result<SchemaRef> {
     let mut found = HashMap::new();
     for plan in plans {
         for (name, ty) in plan.get_parameter_types().map_err(error::from_datafusion)? {
@@ -271,7 +271,7 @@ fn parameters_of(plans: &[LogicalPlan]) -> Result<SchemaRef> {
         let Some(ty) = found.get(&name) else {
             return Err(Error::invalid("parameters are not numbered from $1 without a gap"));
         };
-        let ty = ty.as_ref().map_or(datafusion::arrow::datatypes::DataType::Null, types::plain);
+        let ty = ty.as_ref().or_else(|| known.get(&name)).map_or(DataType::Null, types::plain);
         fields.push(Field::new(name, ty, true));
     }
     Ok(Arc::new(Schema::new(fields)))

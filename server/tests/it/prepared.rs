@@ -178,3 +178,44 @@ async fn parameters_without_values_are_refused_where_they_stand() {
     let error = client.info("SELECT $1").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid, "{error:?}");
 }
+
+/// UPDATE, DELETE and MERGE are updates, describe their parameters, and run once for each row of them.
+#[tokio::test]
+async fn statements_that_change_rows_take_parameters() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    client.update("CREATE TABLE t (id BIGINT, s VARCHAR)").await.unwrap();
+    client.update("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')").await.unwrap();
+    for (sql, batch, count, left) in [
+        (
+            "UPDATE t SET s = $2 WHERE id = $1",
+            rows(vec![Some(1), Some(2), Some(9), None], vec![Some("x"), None, Some("no"), Some("no")]),
+            2,
+            vec!["1 x", "2 NULL", "3 c"],
+        ),
+        (
+            "MERGE INTO t USING (SELECT $1 AS id) AS n ON t.id = n.id WHEN MATCHED THEN UPDATE SET s = $2 \
+             WHEN NOT MATCHED THEN INSERT VALUES (n.id, $2)",
+            rows(vec![Some(3), Some(4)], vec![Some("three"), Some("four")]),
+            2,
+            vec!["1 x", "2 NULL", "3 three", "4 four"],
+        ),
+        (
+            "DELETE FROM t WHERE id = $1 OR s = $2",
+            rows(vec![Some(1), None], vec![None, Some("four")]),
+            2,
+            vec!["2 NULL", "3 three"],
+        ),
+    ] {
+        let prepared = prepare(&mut client, sql).await.unwrap();
+        assert_eq!((prepared.is_update, prepared.dataset_schema.len()), (Some(true), 0), "{sql}");
+        let types: Vec<DataType> =
+            schema(&prepared.parameter_schema).fields().iter().map(|f| f.data_type().clone()).collect();
+        assert_eq!(types.last(), Some(&DataType::Utf8), "{sql}");
+        let sent = messages(updating(&prepared.handle), vec![batch]).await;
+        assert_eq!(client.put(sent).await.unwrap(), count, "{sql}");
+        let found =
+            client.query("SELECT id || ' ' || coalesce(s, 'NULL') AS row FROM t ORDER BY id").await.unwrap();
+        assert_eq!(texts(&found, "row"), left, "{sql}");
+    }
+}

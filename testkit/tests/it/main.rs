@@ -5,9 +5,11 @@
 mod adbc;
 mod ballista_spike;
 mod care;
+mod changes;
 mod crash;
 mod flights;
 mod judge;
+mod judge_dml;
 mod lanes_codec;
 mod lanes_faults;
 mod lanes_hazards;

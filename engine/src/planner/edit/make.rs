@@ -1,5 +1,6 @@
 //! From UPDATE, DELETE and TRUNCATE to what they do.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field};
@@ -17,7 +18,6 @@ use crate::planner::write::{absent, cast_sql, fitted, number, placeholder, targe
 use crate::planner::{Planner, tables};
 use crate::scan::{FILE, POSITION, TargetTable};
 use crate::sql::{Assignment, Delete, Name, Statement, Target, Update};
-use crate::types;
 
 impl Planner {
     /// What `statement` does to the rows of its table. `None` for statements that change no rows which are there.
@@ -58,8 +58,9 @@ impl Planner {
     }
 
     async fn update(&self, update: &Update) -> Result<Edit> {
-        let open = self.open_target(&update.target).await?;
+        let mut open = self.open_target(&update.target).await?;
         let set = self.assignments(&open.table, &update.set)?;
+        open.learn(&set);
         let mut items = open.place();
         let given = set.iter().filter_map(|set| Some((set.at, set.value.clone()?)));
         items.extend(given.map(|(at, value)| syntax::named(value, &value_name(at))));
@@ -89,7 +90,8 @@ impl Planner {
         let rows = TargetTable::new(Arc::clone(&read)).map_err(|e| tables::placed(e, target.table.at))?;
         let rows = Arc::new(rows);
         self.catalogs.put(&schema, TARGET, Arc::clone(&rows) as _);
-        Ok(Open { target: target.clone(), table, files: Arc::clone(read.files()), rows, schema })
+        let (files, parameters) = (Arc::clone(read.files()), HashMap::new());
+        Ok(Open { target: target.clone(), table, files, rows, schema, parameters })
     }
 
     /// The columns that are set, with their values made for them.
@@ -99,22 +101,18 @@ impl Planner {
             let found = targets(table, Some(std::slice::from_ref(&one.column)))?;
             let at = found.first().copied().ok_or_else(|| Error::internal("a column is not found"))?;
             let ty = schema.field(at).data_type();
-            Ok(Set { at, value: one.value.as_ref().map(|value| self.placed_value(value, ty)).transpose()? })
+            Ok(Set { at, value: one.value.as_ref().map(|value| placed_value(value, ty)) })
         });
         set.collect()
     }
+}
 
-    /// `value` where a column of type `ty` takes it: numbers are floats for floats, and a parameter that is only described
-    /// has the type of the column.
-    pub(super) fn placed_value(&self, value: &ast::Expr, ty: &DataType) -> Result<ast::Expr> {
-        if placeholder(value).is_some() && self.parameters.is_none() {
-            return Ok(cast_sql(value, types::sql_type(ty)?));
-        }
-        if ty.is_floating() && number(value) {
-            return Ok(cast_sql(value, ast::DataType::Double(ast::ExactNumberInfo::None)));
-        }
-        Ok(value.clone())
+/// `value` where a column of type `ty` takes it: numbers are floats for floats.
+pub(super) fn placed_value(value: &ast::Expr, ty: &DataType) -> ast::Expr {
+    if ty.is_floating() && number(value) {
+        return cast_sql(value, ast::DataType::Double(ast::ExactNumberInfo::None));
     }
+    value.clone()
 }
 
 /// A column that is set. Without a value: to its default.
@@ -131,11 +129,14 @@ pub(super) struct Open {
     rows: Arc<TargetTable>,
     /// Where [`TARGET`] is found.
     pub(super) schema: String,
+    /// Types of parameters that nothing else says.
+    parameters: HashMap<String, DataType>,
 }
 
 impl Open {
     pub(super) fn edit(self, rows: Rows, insert: Option<LogicalPlan>) -> Edit {
-        Edit { table: self.table, files: self.files, target: self.rows, rows, insert }
+        let Self { table, files, rows: target, parameters, .. } = self;
+        Edit { table, files, target, rows, insert, parameters }
     }
 
     fn name(&self) -> TableReference {
@@ -159,6 +160,16 @@ impl Open {
         let plan = planner.typed(&query, &[]).await?;
         constant(&plan)?;
         Ok(plan)
+    }
+
+    /// Remembers the parameters that stand alone as values of `set`: they have the types of their columns.
+    pub(super) fn learn(&mut self, set: &[Set]) {
+        let schema = self.table.arrow_schema();
+        for set in set {
+            if let Some(number) = set.value.as_ref().and_then(placeholder) {
+                self.parameters.insert(format!("${number}"), schema.field(set.at).data_type().clone());
+            }
+        }
     }
 }
 

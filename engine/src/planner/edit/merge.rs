@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{self, Ident, TableFactor};
 use skep_catalog::TableDef;
 use skep_common::{Error, Result};
 
-use super::make::{Open, Set, fitted_values, listed};
+use super::make::{Open, Set, fitted_values, listed, placed_value};
 use super::{Edit, Rows, own, syntax, value_name};
 use crate::planner::Planner;
 use crate::planner::write::{by_position, targets};
@@ -34,7 +34,7 @@ struct Touch<'a> {
 
 impl Planner {
     pub(super) async fn merge(&self, merge: &Merge) -> Result<Edit> {
-        let open = self.open_target(&merge.target).await?;
+        let mut open = self.open_target(&merge.target).await?;
         let source = named(merge.source.clone());
         let mut touches = Vec::new();
         for clause in &merge.clauses {
@@ -44,6 +44,7 @@ impl Planner {
                 Action::Delete | Action::Nothing => None,
                 Action::Insert { .. } => continue,
             };
+            open.learn(set.as_deref().unwrap_or_default());
             touches.push(Touch { clause, set });
         }
         let columns: BTreeSet<usize> =
@@ -56,7 +57,7 @@ impl Planner {
         let mut inserts = Vec::new();
         for clause in &merge.clauses {
             if matches!(clause.action, Action::Insert { .. }) {
-                inserts.push(self.inserted(&open, merge, &source, clause).await?);
+                inserts.push(self.inserted(&mut open, merge, &source, clause).await?);
             }
         }
         let rows = match union(branches)? {
@@ -119,7 +120,7 @@ impl Planner {
     /// The rows that one clause adds.
     async fn inserted(
         &self,
-        open: &Open,
+        open: &mut Open,
         merge: &Merge,
         source: &TableFactor,
         clause: &When,
@@ -128,7 +129,7 @@ impl Planner {
             return Err(Error::internal("a clause that inserts does not"));
         };
         let schema = open.table.arrow_schema();
-        let (mut at, mut items) = (Vec::new(), Vec::new());
+        let mut set = Vec::new();
         match values {
             Some(values) => {
                 let all = targets(&open.table, columns.as_deref())?;
@@ -137,21 +138,18 @@ impl Planner {
                         count_error(&open.table, columns.is_some(), all.len(), values.len()).at(clause.at)
                     );
                 }
-                for (target, value) in all.into_iter().zip(values) {
-                    let Some(value) = value else { continue };
-                    let value = self.placed_value(value, schema.field(target).data_type())?;
-                    items.push(syntax::named(value, &value_name(target)));
-                    at.push(target);
+                for (at, value) in all.into_iter().zip(values) {
+                    let ty = schema.field(at).data_type();
+                    set.extend(value.as_ref().map(|value| Set { at, value: Some(placed_value(value, ty)) }));
                 }
             }
-            None => {
-                for set in self.all_columns(open, source, clause).await? {
-                    let Some(value) = set.value else { continue };
-                    items.push(syntax::named(value, &value_name(set.at)));
-                    at.push(set.at);
-                }
-            }
+            None => set = self.all_columns(open, source, clause).await?,
         }
+        open.learn(&set);
+        let mut items: Vec<ast::SelectItem> = set
+            .iter()
+            .filter_map(|set| Some(syntax::named(set.value.clone()?, &value_name(set.at))))
+            .collect();
         if items.is_empty() {
             // Only defaults: a row of the source is still a row.
             let one = ast::Expr::Value(ast::Value::Boolean(true).with_empty_span());
@@ -162,7 +160,8 @@ impl Planner {
         conditions.insert(0, syntax::none_in(target, merge.on.clone())?);
         let query = syntax::select(items, vec![syntax::alone(source.clone())], syntax::all(conditions))?;
         let plan = open.plan(self, query).await?;
-        by_position(plan, &open.table.columns, &at)
+        let targets: Vec<usize> = set.iter().map(|set| set.at).collect();
+        by_position(plan, &open.table.columns, &targets)
     }
 
     /// Every column of the table from the one of its name in the source.

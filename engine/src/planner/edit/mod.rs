@@ -22,7 +22,7 @@ mod make;
 mod merge;
 mod syntax;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
@@ -56,6 +56,8 @@ pub struct Edit {
     target: Arc<TargetTable>,
     rows: Rows,
     insert: Option<LogicalPlan>,
+    /// Types of parameters that the plans do not say.
+    parameters: HashMap<String, DataType>,
 }
 
 /// The rows that are touched.
@@ -250,7 +252,7 @@ impl Edit {
             Rows::Listed { plan, .. } => plans.push(plan.clone()),
         }
         plans.extend(self.insert.clone());
-        parameters_of(&plans)
+        parameters_of(&plans, &self.parameters)
     }
 }
 
