@@ -3,7 +3,7 @@
 //!
 //! They are installed from the Python package index into a folder under the target directory. Tests find them by
 //! `SKEP_DUCKDB` (the program), `SKEP_DUCKDB_EXTENSIONS` (the folder of `ducklake.duckdb_extension` and
-//! `sqlite_scanner.duckdb_extension`) and `SKEP_PYTHON`, and are named after what they need, `duckdb`, `adbc` or `pty`. `SKEP_REQUIRE_SERVICES` makes a test that misses them fail.
+//! `sqlite_scanner.duckdb_extension`) and `SKEP_PYTHON`, and are named after what they need, `duckdb`, `adbc` or, as a module, `pty`. `SKEP_REQUIRE_SERVICES` makes a test that misses them fail.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ const PACKAGES: [&str; 6] = [
     "pyarrow==26.0.1",
 ];
 /// What the names of tests that need them contain.
-const TESTS: [&str; 3] = ["duckdb", "adbc", "pty"];
+const TESTS: [&str; 3] = ["duckdb", "adbc", "pty::"];
 
 /// Where the programs are.
 pub(crate) struct Venv {
