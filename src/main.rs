@@ -24,9 +24,6 @@ use skep_common::{Error, Kind};
 
 use crate::cli::{Cli, Command};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Plans of many joins recurse deeply.
 const STACK_BYTES: usize = 8 << 20;
 
