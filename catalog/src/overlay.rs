@@ -37,6 +37,8 @@ pub(crate) struct Staged {
     pub(crate) added: Vec<StagedFile>,
     /// Files of the base.
     pub(crate) removed: BTreeSet<i64>,
+    /// Whether the rows are the same in other files.
+    pub(crate) compacted: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -192,6 +194,7 @@ impl Put {
             }
             Change::Append { table, files } => self.append(*table, files),
             Change::RemoveFiles { table, files } => self.remove_files(*table, files),
+            Change::Compact { table, remove, add } => self.compact(*table, remove, add),
         }
     }
 
@@ -316,6 +319,7 @@ impl Put {
         if files.is_empty() {
             return Ok(());
         }
+        self.not_compacted(id)?;
         let leaves: HashSet<i64> = column::leaves(&table.columns).iter().map(|leaf| leaf.id).collect();
         for file in files {
             check_file(file, &leaves)?;
@@ -331,11 +335,38 @@ impl Put {
         Ok(())
     }
 
+    /// Compaction and changes of rows are told apart by others through what a snapshot says it did: not both at once.
+    fn not_compacted(&self, id: i64) -> Result<()> {
+        match self.overlay.rows.get(&id) {
+            Some(staged) if staged.compacted => {
+                Err(Error::invalid("rows cannot be changed in the transaction that compacted their table")
+                    .hint("COMMIT first"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn compact(&mut self, id: i64, remove: &[i64], add: &[NewFile]) -> Result<()> {
+        if self.overlay.rows.contains_key(&id) || remove.iter().any(|file| *file < 0) {
+            return Err(Error::invalid(
+                "a table cannot be compacted in the transaction that changed its rows",
+            )
+            .hint("COMMIT first"));
+        }
+        self.remove_files(id, remove)?;
+        self.append(id, add)?;
+        if let Some(staged) = self.overlay.rows.get_mut(&id) {
+            staged.compacted = true;
+        }
+        Ok(())
+    }
+
     fn remove_files(&mut self, id: i64, files: &[i64]) -> Result<()> {
         if files.is_empty() {
             return Ok(());
         }
         let table = self.writable(id)?;
+        self.not_compacted(id)?;
         let gone = |file: i64| {
             Error::conflict(format!(
                 "file {file} of table '{}.{}' was removed by another statement of the transaction",

@@ -108,6 +108,10 @@ impl<'a> Plan<'a> {
             }
         }
         for (&id, (_, staged)) in self.rows.iter().filter(|(id, _)| **id >= 0) {
+            if staged.compacted {
+                tokens.push(Token::RewriteDelete(id));
+                continue;
+            }
             if !staged.added.is_empty() {
                 tokens.push(Token::InsertedIntoTable(id));
             }

@@ -126,6 +126,16 @@ pub enum Change {
         /// The files, which must be durable in the store by now.
         files: Vec<NewFile>,
     },
+    /// Files take the place of others and hold the same rows. Nothing else happens to the rows of the table in the same
+    /// transaction.
+    Compact {
+        /// The table.
+        table: i64,
+        /// Ids of files of the base.
+        remove: Vec<i64>,
+        /// The files in their place.
+        add: Vec<NewFile>,
+    },
     /// Rows go. With an [`Change::Append`] in the same transaction: rows change.
     RemoveFiles {
         /// The table.
@@ -210,7 +220,7 @@ impl Transaction {
         let mut state = self.state.lock();
         let target = Snapshot::with(&state.target, &changes)?;
         for change in &changes {
-            if let Change::Append { table, files } = change
+            if let Change::Append { table, files } | Change::Compact { table, add: files, .. } = change
                 && let Some(table) = target.table_by_id(*table)
             {
                 state.staged.extend(files.iter().map(|file| format!("{}{}", table.path, file.path)));

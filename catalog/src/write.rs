@@ -92,12 +92,14 @@ impl<'a> Writer<'a> {
         let id = self.created.get(&table.id).copied().unwrap_or(table.id);
         if !staged.removed.is_empty() {
             self.remove_files(base, id, &staged.removed).await?;
-            self.token(Token::DeletedFromTable(id));
+            self.token(if staged.compacted { Token::RewriteDelete(id) } else { Token::DeletedFromTable(id) });
         }
         if !staged.added.is_empty() {
             let files: Vec<&NewFile> = staged.added.iter().map(|added| added.file.as_ref()).collect();
             self.append(id, &table.columns, &files).await?;
-            self.token(Token::InsertedIntoTable(id));
+            if !staged.compacted {
+                self.token(Token::InsertedIntoTable(id));
+            }
         }
         Ok(())
     }

@@ -221,3 +221,47 @@ async fn a_transaction_is_taken_up_after_a_restart() {
     lake.catalog.forget(key).await.unwrap();
     assert_eq!(lake.catalog.resume(key).await.unwrap_err().kind(), Kind::NotFound);
 }
+
+#[tokio::test]
+async fn compaction_commutes_with_inserts_alone() {
+    let lake = Lake::new().await;
+    lake.create("lake", "t", &rows(0, 10)).await;
+    lake.append("lake", "t", &rows(10, 20)).await;
+    let t = lake.table("lake", "t").await;
+    let ids = |files: &[Arc<skep_catalog::DataFile>]| files.iter().map(|file| file.id).collect::<Vec<_>>();
+    let compact = |remove: Vec<i64>, to: i64| Change::Compact {
+        table: t.id,
+        remove,
+        add: vec![write(&lake.data().join(&t.path), &t.columns, &rows(0, to))],
+    };
+    let base = lake.snapshot().await;
+    let files = ids(&lake.catalog.files(&base, t.id).await.unwrap());
+
+    // With an insert that came in between: both stand.
+    let transaction = lake.catalog.begin(Arc::clone(&base), info());
+    transaction.apply([compact(files.clone(), 20)]).unwrap();
+    lake.append("lake", "t", &rows(20, 25)).await;
+    transaction.commit().await.unwrap();
+    assert_eq!(changes_made(&lake).await, format!("rewrite_delete:{}", t.id));
+    assert_eq!(lake.table("lake", "t").await.record_count, 25);
+
+    // With a delete that came in between, or on a base whose files are gone: not.
+    let late = lake.snapshot().await;
+    let left = ids(&lake.catalog.files(&late, t.id).await.unwrap());
+    let transaction = lake.catalog.begin(late, info());
+    transaction.apply([compact(left.clone(), 25)]).unwrap();
+    lake.commit([Change::RemoveFiles { table: t.id, files: vec![left[0]] }]).await.unwrap();
+    assert_eq!(transaction.commit().await.unwrap_err().kind(), Kind::Conflict);
+    let error = lake.commit_on(base, [compact(files, 20)]).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+
+    // Others tell compaction from changes of rows by the snapshot: never both.
+    let left = ids(&lake.catalog.files(&*lake.snapshot().await, t.id).await.unwrap());
+    let transaction = begin(&lake).await;
+    transaction.apply([append(&lake, &t, 0, 1)]).unwrap();
+    assert_eq!(transaction.apply([compact(left.clone(), 20)]).unwrap_err().kind(), Kind::Invalid);
+    let transaction = begin(&lake).await;
+    transaction.apply([compact(left, 20)]).unwrap();
+    assert_eq!(transaction.apply([append(&lake, &t, 0, 1)]).unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(lake.catalog.check().await.unwrap(), Vec::<String>::new());
+}

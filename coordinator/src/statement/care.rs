@@ -1,26 +1,127 @@
-//! Keeping the catalog small: EXPIRE SNAPSHOTS forgets, VACUUM deletes.
+//! Keeping tables in shape: OPTIMIZE writes small files together, EXPIRE SNAPSHOTS forgets, VACUUM deletes.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use datafusion::sql::sqlparser::ast::Expr;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use skep_catalog::{FILE_PREFIX, Retention, ScheduledFile};
+use skep_catalog::{Change, DataFile, FILE_PREFIX, NewFile, Retention, ScheduledFile};
 use skep_common::{Error, Result};
+use skep_engine::Statement;
+use skep_engine::planner::{Compaction, Planner};
+use skep_engine::sql::{Delete, Optimize, Target};
+use skep_engine::write::{Moved, WriteTarget, collect_report};
 use uuid::Uuid;
 
 use super::Run;
+use crate::commit::{next_attempt, publish};
 use crate::session::Outcome;
+use crate::transaction::refused;
 
 /// How long files stay that no snapshot names: queries that began before may read them.
 const RETAIN_HOURS: u64 = 1;
 /// Age at which a file that no commit ever named is nobody's: no statement writes for that long.
 const ORPHAN_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// Groups of files that are written at the same time.
+const GROUPS_AT_ONCE: usize = 2;
+
 impl Run {
+    /// Writes files together, and commits: again on a later snapshot if another commit came in between.
+    pub(super) async fn optimize(mut self, optimize: &Optimize) -> Result<Outcome> {
+        self.alone("OPTIMIZE")?;
+        // One writer for each group, so that the rows of small files end in one file and an order holds across it.
+        self.settings.set("skep.execution", Some("local"))?;
+        self.settings.set("skep.partitions", Some("1"))?;
+        let mut attempt = 0;
+        loop {
+            match self.optimize_once(optimize, attempt).await {
+                Ok(files) => return Ok(self.done("OPTIMIZE", Some(files))),
+                Err(error) => attempt = next_attempt(attempt, error).await?,
+            }
+        }
+    }
+
+    async fn optimize_once(&self, optimize: &Optimize, attempt: u32) -> Result<u64> {
+        let base = self.snapshot().await?;
+        let planner = self.planner(Arc::clone(&base)).await?;
+        let among = self.files_with(&planner, optimize).await?;
+        let compaction = planner.optimize(optimize).await?;
+        let groups = compaction.groups(self.settings.file_size().bytes(), among.as_ref());
+        let table = compaction.table();
+        let remove: Vec<i64> = groups.iter().flatten().map(|file| file.id).collect();
+        if remove.is_empty() {
+            return Ok(0);
+        }
+        let written = futures::stream::iter(groups)
+            .map(|group| self.compact(&planner, &compaction, group))
+            .buffer_unordered(GROUPS_AT_ONCE)
+            .collect::<Vec<_>>()
+            .await;
+        let (mut add, mut failed) = (Vec::new(), None);
+        for group in written {
+            match group {
+                Ok(files) => add.extend(files),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let paths: Vec<String> = add.iter().map(|file| format!("{}{}", table.path, file.path)).collect();
+        if let Some(error) = failed {
+            self.shared.discard(paths).await;
+            return Err(error);
+        }
+        let count = remove.len() as u64;
+        let changes = vec![Change::Compact { table: table.id, remove, add }];
+        let catalog = &self.shared.environment.catalog;
+        if let Err(error) = publish(catalog, base, &self.author(), attempt, changes).await {
+            if refused(&error) {
+                self.shared.discard(paths).await;
+            }
+            return Err(error);
+        }
+        Ok(count)
+    }
+
+    async fn compact(
+        &self,
+        planner: &Planner,
+        compaction: &Compaction,
+        group: Vec<Arc<DataFile>>,
+    ) -> Result<Vec<NewFile>> {
+        let rows: u64 = group.iter().map(|file| file.rows).sum();
+        let plan = compaction.rows(group.iter().map(|file| file.id).collect())?;
+        let (root, table) = (&self.shared.root, compaction.table());
+        let mut target = WriteTarget::new(&root.store, &root.join(&table.path), table.columns.clone());
+        target.file_size = self.settings.file_size();
+        target.moved = Some(Moved::WithIds);
+        let files = collect_report(&self.run_report(planner, plan, target).await?)?;
+        let written: u64 = files.iter().map(|file| file.rows).sum();
+        if written != rows {
+            let paths = files.iter().map(|file| format!("{}{}", table.path, file.path)).collect();
+            self.shared.discard(paths).await;
+            return Err(Error::internal(format!(
+                "{rows} rows were to be written together, and {written} were"
+            )));
+        }
+        Ok(files)
+    }
+
+    /// The files with rows that WHERE chooses. `None`: all.
+    async fn files_with(&self, planner: &Planner, optimize: &Optimize) -> Result<Option<HashSet<i64>>> {
+        if optimize.selection.is_none() {
+            return Ok(None);
+        }
+        let target = Target { table: optimize.table.clone(), alias: None };
+        let rows = Delete { target, using: Vec::new(), selection: optimize.selection.clone() };
+        let edit = planner.edit(&Statement::Delete(Box::new(rows))).await?;
+        let edit = edit.ok_or_else(|| Error::internal("DELETE changes no rows"))?;
+        self.files_of(planner, &edit).await.map(Some)
+    }
+
     pub(super) async fn expire(self, older_than: &Expr, retain: u64) -> Result<Outcome> {
         self.alone("EXPIRE SNAPSHOTS")?;
         let since = self.planner(self.snapshot().await?).await?.time(older_than).await?;
@@ -101,7 +202,7 @@ impl Run {
         Ok(deleted)
     }
 
-    fn store(&self) -> Result<std::sync::Arc<dyn ObjectStore>> {
+    fn store(&self) -> Result<Arc<dyn ObjectStore>> {
         self.shared
             .environment
             .runtime

@@ -174,6 +174,12 @@ impl Run {
         Work::new(files, &found)
     }
 
+    /// The files of `edit` in which rows are found.
+    pub(super) async fn files_of(&self, planner: &Planner, edit: &Edit) -> Result<HashSet<i64>> {
+        let work = self.work(planner, edit).await?;
+        Ok(work.removed.into_iter().chain(work.rewritten).collect())
+    }
+
     /// The second pass, and the rows that are added, whose number it returns. Files are in `files` whatever happens.
     async fn write_edit(
         &self,

@@ -107,6 +107,7 @@ impl Run {
             Statement::Begin { read_only } => self.begin(read_only).await,
             Statement::Commit => self.commit().await,
             Statement::Rollback => self.rollback().await,
+            Statement::Optimize(optimize) => self.optimize(&optimize).await,
             Statement::Expire { older_than, retain } => self.expire(&older_than, retain).await,
             Statement::Vacuum { retain_hours } => self.vacuum(retain_hours).await,
             Statement::Query(query) => self.query(&query, parameters).await,

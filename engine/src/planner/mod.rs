@@ -22,7 +22,7 @@ mod view;
 mod write;
 
 pub(crate) use constant::shown as default_shown;
-pub use edit::Edit;
+pub use edit::{Compaction, Edit};
 pub use history::schemas as history_schemas;
 pub use view::ViewSpec;
 pub use write::{NewTable, WriteInput};

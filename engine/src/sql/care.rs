@@ -1,10 +1,31 @@
-//! EXPIRE SNAPSHOTS and VACUUM.
+//! OPTIMIZE, EXPIRE SNAPSHOTS and VACUUM.
 
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use skep_common::Result;
 
 use super::read::Reader;
-use super::statement::Statement;
+use super::statement::{Optimize, Statement};
+
+/// `[TABLE] name [WHERE condition] [ORDER BY columns]`, after `OPTIMIZE`.
+pub(super) fn optimize(reader: &mut Reader<'_>) -> Result<Statement> {
+    let _ = reader.parser.parse_keyword(Keyword::TABLE);
+    let table = reader.name()?;
+    let selection = if reader.parser.parse_keyword(Keyword::WHERE) {
+        let result = reader.parser.parse_expr();
+        Some(reader.ok(result)?)
+    } else {
+        None
+    };
+    let order_by = if reader.parser.parse_keywords(&[Keyword::ORDER, Keyword::BY]) {
+        let result = reader.parser.parse_comma_separated(Parser::parse_order_by_expr);
+        reader.ok(result)?
+    } else {
+        Vec::new()
+    };
+    Ok(Statement::Optimize(Optimize { table, selection, order_by }))
+}
 
 /// `SNAPSHOTS OLDER THAN time [RETAIN [LAST] n]`, after `EXPIRE`.
 pub(super) fn expire(reader: &mut Reader<'_>) -> Result<Statement> {

@@ -25,8 +25,8 @@ mod unsupported;
 pub use dialect::SkepDialect;
 pub use statement::{
     Action, Assignment, ColumnSpec, CopyInto, CopySource, CopyTo, CreateExternal, CreateTable, CreateTableAs,
-    CreateView, Delete, Described, Insert, Matched, Merge, Name, Options, Parsed, Statement, Target, Update,
-    When,
+    CreateView, Delete, Described, Insert, Matched, Merge, Name, Optimize, Options, Parsed, Statement,
+    Target, Update, When,
 };
 
 use datafusion::sql::sqlparser::ast;

@@ -248,6 +248,17 @@ pub struct Delete {
     pub selection: Option<ast::Expr>,
 }
 
+/// `OPTIMIZE table WHERE ... ORDER BY ...`
+#[derive(Debug, Clone)]
+pub struct Optimize {
+    /// The table.
+    pub table: Name,
+    /// Only files with rows for which this holds; absent: all.
+    pub selection: Option<ast::Expr>,
+    /// How the rows are sorted; empty: not at all.
+    pub order_by: Vec<ast::OrderByExpr>,
+}
+
 /// `MERGE INTO table USING source ON ... WHEN ...`
 #[derive(Debug, Clone)]
 pub struct Merge {
@@ -444,6 +455,8 @@ pub enum Statement {
         /// Do nothing if it does not exist.
         if_exists: bool,
     },
+    /// `OPTIMIZE`
+    Optimize(Optimize),
     /// `EXPIRE SNAPSHOTS`
     Expire {
         /// Only those that are older than this time.
@@ -503,6 +516,7 @@ impl Statement {
             Self::Merge(_) => Some("MERGE"),
             Self::Truncate(_) => Some("TRUNCATE"),
             Self::CopyInto(_) | Self::CopyTo(_) => Some("COPY"),
+            Self::Optimize(_) => Some("OPTIMIZE"),
             Self::Expire { .. } => Some("EXPIRE SNAPSHOTS"),
             Self::Vacuum { .. } => Some("VACUUM"),
             Self::CreateTag { .. } => Some("CREATE TAG"),

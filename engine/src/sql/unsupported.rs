@@ -14,7 +14,7 @@ pub(super) fn statement(word: &str) -> Option<Error> {
         "COMMENT" => "CREATE TABLE ... COMMENT 'text' sets the comment of a table",
         "PREPARE" | "EXECUTE" | "DEALLOCATE" => "clients prepare statements through Flight SQL",
         "CALL" | "DECLARE" | "FETCH" | "OPEN" | "CLOSE" => "there are no procedures and no cursors",
-        "ANALYZE" | "OPTIMIZE" | "MSCK" => "statistics are kept with every write; there is nothing to do",
+        "ANALYZE" | "MSCK" => "statistics are kept with every write; there is nothing to do",
         "ATTACH" | "DETACH" => "one catalog is open at a time; choose it with --data or --url",
         "LOAD" | "INSTALL" | "EXPORT" | "UNLOAD" | "REPLACE" => {
             "COPY INTO reads files, COPY ... TO writes them"

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use skep_testkit::client::Client;
+use skep_testkit::duckdb::DuckDb;
 use skep_testkit::process::{Server, run};
+use skep_testkit::{rows, skip};
 
 fn parquet(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -68,4 +71,53 @@ fn files_that_nobody_can_read_are_deleted_and_no_others() {
     assert!(told.contains("VACUUM 2"), "{told}");
     assert_eq!(rows, "x\n4\nx\n2\n");
     assert_eq!(parquet(folder.path()).len(), 4);
+}
+
+#[tokio::test]
+async fn duckdb_sees_the_same_rows_after_optimize() {
+    let Some(duckdb) = DuckDb::find() else {
+        return skip("care::duckdb_sees_the_same_rows_after_optimize", "DuckDB");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let up = ["up", "--data", data, "--store", "file", "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let server = Server::start(&up).unwrap();
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    client.update("CREATE TABLE lake.t (id BIGINT, name VARCHAR)").await.unwrap();
+    for from in [0, 10, 20] {
+        let rows =
+            format!("SELECT value, 'name ' || value FROM generate_series({from}, {}) AS s(value)", from + 9);
+        client.update(&format!("INSERT INTO lake.t {rows}")).await.unwrap();
+    }
+    client.update("DELETE FROM lake.t WHERE id IN (0, 7)").await.unwrap();
+    let catalog = folder.path().join("catalog.sqlite");
+    let attach = duckdb.attach(&catalog, true);
+    let all = "SELECT rowid, id, name FROM skep.lake.t ORDER BY id";
+    let before = duckdb.run(&format!("{attach}{all};")).unwrap();
+    assert_eq!(before.len(), 28);
+    let snapshot = client.rows("SELECT max(snapshot_id) FROM system.snapshots").await.unwrap();
+    let files =
+        "SELECT count(*) FROM __ducklake_metadata_skep.ducklake_data_file WHERE end_snapshot IS NULL;";
+    assert_eq!(duckdb.run(&format!("{attach}{files}")).unwrap(), [["3"]]);
+
+    client.update("OPTIMIZE lake.t ORDER BY name").await.unwrap();
+    assert_eq!(duckdb.run(&format!("{attach}{files}")).unwrap(), [["1"]]);
+    for sql in [
+        all.to_owned(),
+        format!("SELECT rowid, id, name FROM skep.lake.t AT (VERSION => {}) ORDER BY id", snapshot[0][0]),
+    ] {
+        let after = duckdb.run(&format!("{attach}{sql};")).unwrap();
+        assert_eq!(rows::difference(&before, &after, 0.0), None, "{sql}");
+    }
+    let filtered = "SELECT id FROM skep.lake.t WHERE name > 'name 5' ORDER BY name";
+    let theirs = duckdb.run(&format!("{attach}{filtered};")).unwrap();
+    assert_eq!(rows::difference(&client.rows(filtered).await.unwrap(), &theirs, 0.0), None);
+
+    // DuckDB goes on from there, and Skep after it.
+    let write = duckdb.attach(&catalog, false);
+    duckdb.run(&format!("{write}INSERT INTO skep.lake.t VALUES (100, 'hundred');")).unwrap();
+    client.update("OPTIMIZE lake.t").await.unwrap();
+    client.update("UPDATE lake.t SET name = 'HUNDRED' WHERE id = 100").await.unwrap();
+    let last = "SELECT rowid, name FROM skep.lake.t WHERE id = 100";
+    assert_eq!(duckdb.run(&format!("{attach}{last};")).unwrap(), [["30", "HUNDRED"]]);
 }

@@ -139,7 +139,7 @@ impl Open {
         Edit { table, files, target, rows, insert, parameters }
     }
 
-    fn name(&self) -> TableReference {
+    pub(super) fn name(&self) -> TableReference {
         TableReference::bare(self.target.name())
     }
 

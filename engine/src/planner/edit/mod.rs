@@ -18,9 +18,12 @@
 //! - A row keeps its id.
 //! - A predicate that changes its mind is refused; what it misses, the counts of both passes show.
 
+mod compact;
 mod make;
 mod merge;
 mod syntax;
+
+pub use compact::Compaction;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
