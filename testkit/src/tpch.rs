@@ -15,7 +15,7 @@ use std::path::Path;
 use arrow::array::{RecordBatch, RecordBatchReader};
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::Compression;
+use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use skep_common::{Error, Result, clock};
 use tpchgen::generators::{
@@ -75,7 +75,11 @@ pub fn generate(folder: &Path, scale: f64) -> Result<()> {
 
 fn write(path: &Path, batches: impl RecordBatchReader) -> Result<()> {
     let failed = |e: String| Error::invalid(format!("cannot write '{}'", path.display())).source(e);
-    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    // As Skep writes its tables, so that every engine reads files of one shape.
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(256 * 1024))
+        .build();
     let file = File::create(path).map_err(|e| failed(e.to_string()))?;
     let mut writer =
         ArrowWriter::try_new(file, batches.schema(), Some(properties)).map_err(|e| failed(e.to_string()))?;
