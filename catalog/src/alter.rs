@@ -4,10 +4,13 @@ use std::collections::HashMap;
 
 use skep_common::Result;
 use skep_metadb::database_error;
+use sqlx::AssertSqlSafe;
 
 use crate::changes::Token;
 use crate::column::{self, Column};
 use crate::model::TableDef;
+use crate::text::{self, Bound};
+use crate::types::LakeType;
 use crate::write::{ColumnRow, Writer, flatten, gone};
 
 impl Writer<'_> {
@@ -42,7 +45,7 @@ impl Writer<'_> {
         }
         if before.columns != after.columns {
             self.set_columns(before, after).await?;
-            self.reshaped.push(id);
+            self.reshaped(id);
             self.token(Token::AlteredTable(id));
         }
         if before.comment != after.comment {
@@ -52,7 +55,7 @@ impl Writer<'_> {
             }
             self.token(Token::AlteredTable(id));
         }
-        Ok(())
+        self.note(id, before, after).await
     }
 
     /// Another name for the table whose row ended in this snapshot; its folder stays.
@@ -72,7 +75,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    async fn end_comment(&mut self, id: i64) -> Result<()> {
+    pub(crate) async fn end_comment(&mut self, id: i64) -> Result<()> {
         sqlx::query(
             "UPDATE ducklake_tag SET end_snapshot = ? \
              WHERE object_id = ? AND key = 'comment' AND end_snapshot IS NULL",
@@ -122,9 +125,47 @@ impl Writer<'_> {
             .map_err(|e| database_error(doing(), e))?;
         }
         self.insert_columns(id, &written).await.map_err(|e| database_error(doing(), e))?;
+        for ((_, column), _) in &written {
+            let was = old.get(&column.id).map(|(_, old)| &old.ty);
+            if was == Some(&LakeType::Float32) && column.ty == LakeType::Float64 {
+                self.widen_floats(id, column.id).await.map_err(|e| database_error(doing(), e))?;
+            }
+        }
         let fresh: Vec<&Column> =
             column::all(&after.columns).into_iter().filter(|column| !old.contains_key(&column.id)).collect();
         self.name_columns(id, &fresh).await.map_err(|e| database_error(doing(), e))
+    }
+
+    /// The bounds of a column that becomes a double: the shortest digits of a float32 are beside its value as a double,
+    /// and whoever reads doubles would skip by them. Read as a float32 the longer ones are the same.
+    async fn widen_floats(&mut self, table: i64, column: i64) -> Result<(), sqlx::Error> {
+        for name in ["ducklake_file_column_stats", "ducklake_table_column_stats"] {
+            let sql = format!(
+                "SELECT DISTINCT min_value, max_value FROM {name} WHERE table_id = ? AND column_id = ?"
+            );
+            let bounds: Vec<(Option<String>, Option<String>)> =
+                sqlx::query_as(AssertSqlSafe(sql)).bind(table).bind(column).fetch_all(self.tx.conn()).await?;
+            let double = |text: &Option<String>| {
+                let value = text.as_deref()?.parse::<f32>().ok()?;
+                text::encode(&LakeType::Float64, &Bound::Float(f64::from(value)))
+            };
+            for (min, max) in bounds {
+                let sql = format!(
+                    "UPDATE {name} SET min_value = ?3, max_value = ?4 WHERE table_id = ?1 AND column_id = ?2 \
+                     AND min_value IS NOT DISTINCT FROM ?5 AND max_value IS NOT DISTINCT FROM ?6"
+                );
+                sqlx::query(AssertSqlSafe(sql))
+                    .bind(table)
+                    .bind(column)
+                    .bind(double(&min))
+                    .bind(double(&max))
+                    .bind(&min)
+                    .bind(&max)
+                    .execute(self.tx.conn())
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// `column_order` by column.

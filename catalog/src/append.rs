@@ -1,5 +1,6 @@
 //! Writes the rows of added and removed files, and widens what is known about their table.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use skep_common::{Error, Result};
@@ -21,6 +22,9 @@ struct TableStats {
 /// `contains_null`, `contains_nan`, `min_value`, `max_value`.
 type GlobalRow = (Option<i64>, Option<i64>, Option<String>, Option<String>);
 
+/// `value_count`, `null_count`, `min_value`, `max_value`, `contains_nan`.
+type FileStatsRow = (Option<i64>, Option<i64>, Option<String>, Option<String>, Option<i64>);
+
 impl Writer<'_> {
     /// Adds `files` to table `id`, which has `columns`.
     pub(crate) async fn append(&mut self, id: i64, columns: &[Column], files: &[&NewFile]) -> Result<()> {
@@ -36,8 +40,13 @@ impl Writer<'_> {
         self.put_table_stats(id, before.is_some(), after).await.map_err(|e| database_error(doing(), e))?;
         let had_rows = before.is_some_and(|before| before.records > 0);
         for leaf in column::leaves(columns) {
-            let of_leaf = files.iter().flat_map(|file| &file.stats).filter(|stats| stats.column == leaf.id);
-            self.widen_column(id, leaf, had_rows, first_file, of_leaf)
+            // A file that was staged before the transaction added the column has its default.
+            let of_leaf = files.iter().map(|file| match file.stats.iter().find(|s| s.column == leaf.id) {
+                Some(stats) => Cow::Borrowed(stats),
+                None => Cow::Owned(ColumnStats::absent(leaf, file.rows)),
+            });
+            let of_leaf: Vec<Cow<'_, ColumnStats>> = of_leaf.collect();
+            self.widen_column(id, leaf, had_rows, first_file, of_leaf.iter().map(AsRef::as_ref))
                 .await
                 .map_err(|e| database_error(doing(), e))?;
         }
@@ -209,8 +218,15 @@ impl Writer<'_> {
         .fetch_optional(self.tx.conn())
         .await?;
         let exists = row.is_some();
+        let mut earlier: Vec<ColumnStats> = Vec::new();
+        let files: Vec<&ColumnStats> = files.collect();
         let before = match row {
-            None if had_rows => Before::Absent,
+            None if had_rows => {
+                // DuckDB keeps no such row for a column that was added to a table with rows, whatever it writes after.
+                let Some(known) = self.file_stats(id, leaf.id, first_file).await? else { return Ok(()) };
+                earlier = known;
+                Before::Absent
+            }
             None => Before::Nothing,
             Some((null, nan, min, max)) => {
                 let all_null = min.is_none()
@@ -221,7 +237,7 @@ impl Writer<'_> {
                 Before::Known { global, all_null }
             }
         };
-        let wide = widen(leaf, before, files);
+        let wide = widen(leaf, before, files.into_iter().chain(&earlier));
         let sql = if exists {
             "UPDATE ducklake_table_column_stats \
              SET contains_null = ?3, contains_nan = ?4, min_value = ?5, max_value = ?6 \
@@ -240,6 +256,30 @@ impl Writer<'_> {
             .execute(self.tx.conn())
             .await?;
         Ok(())
+    }
+
+    /// What is known of a column in the files before this commit that have it. `None` if in some it is not known.
+    async fn file_stats(
+        &mut self,
+        id: i64,
+        column: i64,
+        first_file: i64,
+    ) -> Result<Option<Vec<ColumnStats>>, sqlx::Error> {
+        let rows: Vec<FileStatsRow> = sqlx::query_as(
+            "SELECT value_count, null_count, min_value, max_value, contains_nan FROM ducklake_file_column_stats \
+             WHERE table_id = ? AND column_id = ? AND data_file_id < ?",
+        )
+        .bind(id)
+        .bind(column)
+        .bind(first_file)
+        .fetch_all(self.tx.conn())
+        .await?;
+        let count = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok());
+        let stats = rows.into_iter().map(|(values, nulls, min, max, nan)| {
+            let (values, nulls, nan) = (count(values)?, count(nulls)?, nan.map(|nan| nan != 0));
+            Some(ColumnStats { column, bytes: 0, values, nulls, min, max, nan })
+        });
+        Ok(stats.collect())
     }
 
     /// Whether every file before this commit is known to hold only NULLs in a column. Absent bounds mean either that,

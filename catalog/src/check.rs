@@ -31,7 +31,9 @@ const VIOLATIONS: [&str; 9] = [
      WHERE id >= (SELECT next_file_id FROM ducklake_snapshot ORDER BY snapshot_id DESC LIMIT 1)",
     "SELECT 'file ' || f.data_file_id || ' has no statistics of column ' || c.column_name || ' (' || c.column_id || ')' \
      FROM ducklake_data_file f JOIN ducklake_column c ON c.table_id = f.table_id \
-       AND c.begin_snapshot <= f.begin_snapshot AND (c.end_snapshot IS NULL OR c.end_snapshot > f.begin_snapshot) \
+       AND (c.begin_snapshot < f.begin_snapshot OR c.begin_snapshot = f.begin_snapshot AND NOT EXISTS ( \
+         SELECT 1 FROM ducklake_file_column_stats s WHERE s.table_id = f.table_id AND s.data_file_id = f.data_file_id)) \
+       AND (c.end_snapshot IS NULL OR c.end_snapshot > f.begin_snapshot) \
      WHERE c.column_type NOT IN ('list', 'struct', 'map', 'variant', 'geometry') \
        AND NOT EXISTS (SELECT 1 FROM ducklake_file_column_stats s \
          WHERE s.table_id = f.table_id AND s.data_file_id = f.data_file_id AND s.column_id = c.column_id)",

@@ -37,6 +37,9 @@ pub struct Column {
     pub initial_default: Option<String>,
     /// The value, in its text form, of rows that are inserted without one.
     pub default: Option<String>,
+    /// What people say about it.
+    #[serde(default)]
+    pub comment: Option<String>,
     /// `element` of a list, `key` and `value` of a map, the fields of a struct.
     pub children: Vec<Column>,
 }
@@ -158,6 +161,7 @@ fn from_field(field: &Field, name: &str, next: &mut i64) -> Result<Column> {
         nullable: field.is_nullable(),
         initial_default: None,
         default: None,
+        comment: None,
         children,
     })
 }

@@ -162,6 +162,7 @@ struct FileRow {
     row_id_start: Option<i64>,
     encryption_key: Option<String>,
     mapping_id: Option<i64>,
+    partition_id: Option<i64>,
     partial_max: Option<i64>,
 }
 
@@ -179,6 +180,7 @@ impl<'r> FromRow<'r, SqliteRow> for FileRow {
             row_id_start: row.try_get("row_id_start")?,
             encryption_key: row.try_get("encryption_key")?,
             mapping_id: row.try_get("mapping_id")?,
+            partition_id: row.try_get("partition_id")?,
             partial_max: row.try_get("partial_max")?,
         })
     }
@@ -187,7 +189,7 @@ impl<'r> FromRow<'r, SqliteRow> for FileRow {
 async fn read_added(db: &MetaDb, id: i64, table: &TableDef, since: i64) -> Result<Vec<Arc<DataFile>>> {
     let rows: Vec<FileRow> = sqlx::query_as(
         "SELECT data_file_id, begin_snapshot, path, path_is_relative, file_format, record_count, file_size_bytes, \
-         footer_size, row_id_start, encryption_key, mapping_id, partial_max FROM ducklake_data_file \
+         footer_size, row_id_start, encryption_key, mapping_id, partition_id, partial_max FROM ducklake_data_file \
          WHERE table_id = ?1 AND begin_snapshot > ?2 AND begin_snapshot <= ?3 \
          AND (end_snapshot IS NULL OR end_snapshot > ?3) ORDER BY data_file_id",
     )
@@ -219,6 +221,7 @@ async fn read_added(db: &MetaDb, id: i64, table: &TableDef, since: i64) -> Resul
             moved: false,
             begin: row.begin_snapshot,
             partition: parts.remove(&row.data_file_id).unwrap_or_default(),
+            partition_id: row.partition_id,
             stats: stats.remove(&row.data_file_id).unwrap_or_default(),
         }));
     }
@@ -309,7 +312,7 @@ fn check_file(table: &TableDef, row: &FileRow, snapshot: i64) -> Result<()> {
         *begin <= row.begin_snapshot && end.is_none_or(|end| row.begin_snapshot < end)
     };
     if !name.starts_with(FILE_PREFIX) && table.misnamed.iter().any(misnamed) {
-        return Err(refuse(table, "has files written after a column was renamed"));
+        return Err(refuse(table, "has files written after a field inside a column was renamed"));
     }
     Ok(())
 }

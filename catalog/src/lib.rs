@@ -41,14 +41,17 @@ mod expire;
 mod files;
 mod footer;
 mod history;
+mod layout;
 mod load;
 mod model;
 mod overlay;
 mod plan;
+mod properties;
 mod save;
 pub mod text;
 mod transaction;
 mod types;
+mod unchanged;
 mod widen;
 mod write;
 
@@ -60,9 +63,11 @@ pub use column::{
 pub use expire::{Expired, Retention, ScheduledFile};
 pub use footer::{Nans, footer_size, nan_columns, stats_from_parquet, without_bounds};
 pub use history::{SnapshotInfo, Tag};
+pub use layout::{BUCKETS_MAX, Check, PartitionKey, Partitioning, SortKey, Transform};
 pub use model::{
     ColumnStats, DIALECT, DataFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot, TableDef, ViewDef,
 };
 pub use save::Saved;
 pub use transaction::{Change, CommitInfo, Committed, SideEffect, Transaction};
 pub use types::{LakeType, UTC};
+pub use unchanged::Unchanged;

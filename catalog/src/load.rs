@@ -2,7 +2,7 @@
 //!
 //! Rows of a snapshot never change while it lives, so the queries need no transaction around them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -14,7 +14,9 @@ use uuid::Uuid;
 
 use crate::calendar;
 use crate::column::Column;
+use crate::layout::Past;
 use crate::model::{External, SchemaDef, Snapshot, TableDef, ViewDef};
+use crate::properties;
 use crate::types::LakeType;
 
 /// Loads snapshot `id`. The definitions are shared with `near` if no definition changed between the two.
@@ -90,7 +92,7 @@ struct Definitions {
 async fn definitions(db: &MetaDb, id: i64, past: Option<&Snapshot>) -> Result<Definitions> {
     let doing = || format!("cannot read the names of snapshot {id}");
     let schemas = schemas(db, id).await.map_err(|e| database_error(doing(), e))?;
-    let comments = comments(db, id).await.map_err(|e| database_error(doing(), e))?;
+    let mut notes = properties::Notes::read(db, id).await.map_err(|e| database_error(doing(), e))?;
     let rows = table_rows(db, id).await.map_err(|e| database_error(doing(), e))?;
     let kept = match past {
         Some(past) => {
@@ -110,7 +112,7 @@ async fn definitions(db: &MetaDb, id: i64, past: Option<&Snapshot>) -> Result<De
             None => columns.remove(&row.id).unwrap_or_default(),
         };
         let relative = row.relative && !schema.absolute;
-        let table = TableDef {
+        let mut table = TableDef {
             id: row.id,
             uuid: uuid(&row.uuid),
             schema: schema.id,
@@ -120,18 +122,21 @@ async fn definitions(db: &MetaDb, id: i64, past: Option<&Snapshot>) -> Result<De
             absolute: !relative,
             columns: found.columns,
             next_column_id: found.next_id,
-            comment: comments.get(&row.id).cloned(),
-            record_count: 0,
-            bytes: 0,
-            external: None,
             misnamed: found.misnamed,
+            past: found.past,
+            taken: found.taken,
+            ..TableDef::empty(row.id, schema, "")
         };
+        notes.put(&mut table);
         tables.insert((table.schema_name.clone(), table.name.clone()), Arc::new(table));
     }
     for table in externals(db, id, &schemas).await? {
         tables.insert((table.schema_name.clone(), table.name.clone()), Arc::new(table));
     }
-    let views = views(db, id, &schemas).await.map_err(|e| database_error(doing(), e))?;
+    let mut views = views(db, id, &schemas).await.map_err(|e| database_error(doing(), e))?;
+    for view in views.values_mut() {
+        view.comment = notes.comment(view.id);
+    }
     let schemas = schemas.into_values().map(|schema| (schema.name.clone(), schema)).collect();
     Ok(Definitions { schemas, tables, views })
 }
@@ -209,17 +214,6 @@ async fn table_rows(db: &MetaDb, id: i64) -> Result<Vec<TableRow>, sqlx::Error> 
     Ok(rows.into_iter().map(define).collect())
 }
 
-async fn comments(db: &MetaDb, id: i64) -> Result<HashMap<i64, String>, sqlx::Error> {
-    let rows: Vec<(i64, Option<String>)> = sqlx::query_as(
-        "SELECT object_id, value FROM ducklake_tag WHERE key = 'comment' \
-         AND begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
-    )
-    .bind(id)
-    .fetch_all(db.reader())
-    .await?;
-    Ok(rows.into_iter().filter_map(|(object, value)| Some((object, value?))).collect())
-}
-
 /// Id, uuid, schema, name, dialect, query, aliases.
 type ViewRow = (i64, String, i64, String, String, String, Option<String>);
 
@@ -246,6 +240,7 @@ async fn views(
             dialect,
             sql,
             column_aliases: parse_aliases(&aliases.unwrap_or_default()),
+            comment: None,
         };
         Some(((view.schema_name.clone(), view.name.clone()), view))
     };
@@ -297,15 +292,10 @@ async fn externals(db: &MetaDb, id: i64, schemas: &HashMap<i64, SchemaDef>) -> R
             schema: schema.id,
             schema_name: schema.name.clone(),
             next_column_id: crate::column::next_column_id(&columns),
-            name,
-            path: String::new(),
-            absolute: false,
             columns,
             comment,
-            record_count: 0,
-            bytes: 0,
             external: Some(external),
-            misnamed: Vec::new(),
+            ..TableDef::empty(id, schema, &name)
         });
     }
     Ok(tables)
@@ -349,6 +339,8 @@ struct TableColumns {
     columns: Vec<Column>,
     next_id: i64,
     misnamed: Vec<(i64, Option<i64>)>,
+    past: Vec<Past>,
+    taken: BTreeSet<String>,
 }
 
 impl TableColumns {
@@ -357,14 +349,18 @@ impl TableColumns {
             columns: table.columns.clone(),
             next_id: table.next_column_id,
             misnamed: table.misnamed.clone(),
+            past: table.past.clone(),
+            taken: table.taken.clone(),
         }
     }
 }
 
-/// Tables of which a column began or ended after snapshot `past` and up to `id`.
+/// Tables of which a column or its comment began or ended after snapshot `past` and up to `id`.
 async fn changed_tables(db: &MetaDb, past: i64, id: i64) -> Result<HashSet<i64>, sqlx::Error> {
     let rows: Vec<(i64,)> = sqlx::query_as(
         "SELECT DISTINCT table_id FROM ducklake_column \
+         WHERE (begin_snapshot > ?1 AND begin_snapshot <= ?2) OR (end_snapshot > ?1 AND end_snapshot <= ?2) \
+         UNION SELECT table_id FROM ducklake_column_tag \
          WHERE (begin_snapshot > ?1 AND begin_snapshot <= ?2) OR (end_snapshot > ?1 AND end_snapshot <= ?2)",
     )
     .bind(past)
@@ -392,10 +388,25 @@ async fn columns(
         QueryBuilder::new("SELECT table_id, column_id, physical FROM skep_column");
     filter(&mut query, only);
     let ours: Vec<(i64, i64, String)> = query.build_query_as().fetch_all(db.reader()).await?;
+    // Those of columns that are gone too, whose snapshots may be expired.
+    let mut taken: HashMap<i64, Vec<(i64, String)>> = HashMap::new();
+    for (table, column, name) in &ours {
+        taken.entry(*table).or_default().push((*column, name.clone()));
+    }
     let ours: HashMap<_, _> = ours.into_iter().map(|(table, column, name)| ((table, column), name)).collect();
+    let comments = properties::ColumnComments::read(db, id).await?;
     let mut tables = HashMap::new();
     for history in rows.chunk_by(|a, b| a.table_id == b.table_id) {
-        tables.insert(history[0].table_id, table_columns(history, &ours, id));
+        let mut found = table_columns(history, &ours, id);
+        comments.put(history[0].table_id, &mut found.columns);
+        // Columns that came after this snapshot are not its own.
+        let later: HashSet<i64> =
+            history.iter().filter(|row| row.begin_snapshot > id).map(|row| row.column_id).collect();
+        let gone = taken.remove(&history[0].table_id).unwrap_or_default();
+        found
+            .taken
+            .extend(gone.into_iter().filter(|(column, _)| !later.contains(column)).map(|(_, name)| name));
+        tables.insert(history[0].table_id, found);
     }
     Ok(tables)
 }
@@ -412,18 +423,38 @@ fn table_columns(history: &[ColumnRow], ours: &HashMap<(i64, i64), String>, id: 
     let name_of = |row: &ColumnRow| physical.get(&row.column_id).cloned().unwrap_or_default();
     let misnamed = history
         .iter()
+        .filter(|row| row.parent_column.is_some())
         .filter(|row| row.begin_snapshot <= id && row.column_name != name_of(row))
         .map(|row| (row.begin_snapshot, row.end_snapshot))
         .collect();
+    let known = || history.iter().filter(|row| row.begin_snapshot <= id);
+    let mut taken: BTreeSet<String> = known().map(&name_of).collect();
+    taken.extend(known().map(|row| row.column_name.clone()));
     let mut live: Vec<&ColumnRow> = history
         .iter()
         .filter(|row| row.begin_snapshot <= id && row.end_snapshot.is_none_or(|end| end > id))
         .collect();
     live.sort_by_key(|row| row.column_order);
+    let alive: HashSet<i64> = live.iter().map(|row| row.column_id).collect();
+    let past = history
+        .iter()
+        .filter(|row| {
+            row.parent_column.is_none() && row.begin_snapshot <= id && alive.contains(&row.column_id)
+        })
+        .map(|row| Past {
+            column: row.column_id,
+            begin: row.begin_snapshot,
+            // What came later is not this snapshot's.
+            end: row.end_snapshot.filter(|end| *end <= id),
+            name: row.column_name.clone(),
+        })
+        .collect();
     TableColumns {
         columns: children(None, &live, &name_of),
         next_id: history.iter().map(|row| row.column_id + 1).max().unwrap_or(1),
         misnamed,
+        past,
+        taken,
     }
 }
 
@@ -442,6 +473,7 @@ fn children(
         initial_default: row.initial_default.clone(),
         // The specification writes "no default" as this word.
         default: row.default_value.clone().filter(|text| text != "NULL"),
+        comment: None,
         children: children(Some(row.column_id), rows, name_of),
     })
     .collect()
@@ -488,8 +520,9 @@ mod tests {
         let history = [row(1, 1, Some(3), "a"), row(1, 3, None, "b")];
         let table = table_columns(&history, &HashMap::new(), 5);
         assert_eq!((table.columns[0].name.as_str(), table.columns[0].physical.as_str()), ("b", "a"));
-        assert_eq!(table.misnamed, [(3, None)]);
-        assert!(table_columns(&history, &HashMap::new(), 2).misnamed.is_empty());
+        let past: Vec<_> = table.past.iter().map(|past| (past.begin, past.end, past.name.as_str())).collect();
+        assert_eq!(past, [(1, Some(3), "a"), (3, None, "b")]);
+        assert!(table.misnamed.is_empty(), "only fields inside others are read by one name");
     }
 
     #[test]

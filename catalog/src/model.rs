@@ -1,6 +1,6 @@
 //! What a snapshot holds: schemas, tables, views, files. Plain data, cheap to share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -10,6 +10,7 @@ use skep_common::{Error, Result};
 use uuid::Uuid;
 
 use crate::column::{self, Column};
+use crate::layout::{Check, Partitioning, Past, SortKey};
 use crate::overlay::Overlay;
 use crate::text::{self, Bound};
 use crate::types::LakeType;
@@ -142,9 +143,21 @@ pub struct TableDef {
     pub bytes: u64,
     /// Set for a table over files that somebody else keeps.
     pub external: Option<External>,
-    /// Spans of snapshots, first and end, in which a column had another name than in our files: what other engines
-    /// added then has names that we would not find.
+    /// How rows are divided over files.
+    pub partitioning: Partitioning,
+    /// The order of rows inside a file, of files that are written from here on.
+    pub sorting: Vec<SortKey>,
+    /// What no row may violate, by name.
+    pub checks: Vec<Check>,
+    /// What people and programs noted about it.
+    pub properties: BTreeMap<String, String>,
+    /// Spans of snapshots, first and end, in which a field inside a column had another name than in our files: what
+    /// other engines added then has names that we would not find.
     pub(crate) misnamed: Vec<(i64, Option<i64>)>,
+    /// The names that its columns had in SQL, those of today among them: files of other engines have them.
+    pub(crate) past: Vec<Past>,
+    /// Every name that a column or field of it ever had in files.
+    pub(crate) taken: BTreeSet<String>,
 }
 
 impl TableDef {
@@ -164,8 +177,20 @@ impl TableDef {
             record_count: 0,
             bytes: 0,
             external: None,
+            partitioning: Partitioning::default(),
+            sorting: Vec::new(),
+            checks: Vec::new(),
+            properties: BTreeMap::new(),
             misnamed: Vec::new(),
+            past: Vec::new(),
+            taken: BTreeSet::new(),
         }
+    }
+
+    /// What a table was before it was made.
+    pub(crate) fn nothing() -> Self {
+        let schema = SchemaDef { id: 0, name: String::new(), path: String::new(), absolute: false };
+        Self::empty(0, &schema, "")
     }
 
     /// What queries see: logical names.
@@ -182,6 +207,55 @@ impl TableDef {
     /// nested fields keep their first names.
     pub fn read_schema(&self) -> SchemaRef {
         Arc::new(column::read_schema(&self.columns))
+    }
+
+    /// The column of that id, at any depth.
+    pub fn column(&self, id: i64) -> Option<&Column> {
+        column::all(&self.columns).into_iter().find(|column| column.id == id)
+    }
+
+    /// A name in files for a column that is added as `name` with `id`: one that no file has for another column.
+    pub fn fresh_physical(&self, name: &str, id: i64) -> String {
+        let used = |name: &str| {
+            self.taken.contains(name)
+                || column::all(&self.columns).iter().any(|column| column.physical == name)
+        };
+        if used(name) { format!("{name}__{id}") } else { name.to_owned() }
+    }
+
+    /// Whether `column` has its physical name in every file that began at snapshot `first` or later and was committed.
+    pub fn steady(&self, column: &Column, first: i64) -> bool {
+        let mut spans = self.past.iter().filter(|past| past.column == column.id);
+        match (spans.next(), spans.next()) {
+            (Some(only), None) => only.begin < first && only.name == column.physical,
+            _ => false,
+        }
+    }
+
+    /// Whether the name of `column` in `file` is forgotten: another engine wrote the file, and the snapshots of then were
+    /// expired with the name that the column had.
+    pub fn forgot_name(&self, column: &Column, file: &DataFile) -> bool {
+        let mut spans = self.past.iter().filter(|past| past.column == column.id);
+        let covers = |past: &Past| past.begin <= file.begin && past.end.is_none_or(|end| file.begin < end);
+        file.id >= 0 && !file.is_ours() && self.name_in(column, file).is_some() && !spans.any(covers)
+    }
+
+    /// The name under which `file` has `column`, which is not inside another; `None` if the column came later.
+    pub fn name_in<'a>(&'a self, column: &'a Column, file: &DataFile) -> Option<&'a str> {
+        let spans = || self.past.iter().filter(|past| past.column == column.id);
+        // Every file has statistics of its columns. The snapshot that adds a column may have files without it.
+        let since = spans().map(|past| past.begin).min();
+        let known =
+            column::leaves(std::slice::from_ref(column)).iter().any(|l| file.stats.contains_key(&l.id));
+        if !known && (file.id < 0 || since.is_none_or(|since| file.begin <= since)) {
+            return None;
+        }
+        if file.id < 0 || file.is_ours() {
+            return Some(&column.physical);
+        }
+        let then =
+            spans().find(|past| past.begin <= file.begin && past.end.is_none_or(|end| file.begin < end));
+        Some(then.map_or(column.physical.as_str(), |past| past.name.as_str()))
     }
 
     /// Whether this program can read and write all columns.
@@ -232,6 +306,8 @@ pub struct ViewDef {
     pub sql: String,
     /// Names for the first columns of the query, where they are not the query's own.
     pub column_aliases: Vec<String>,
+    /// What people say about it.
+    pub comment: Option<String>,
 }
 
 /// How the names of files begin that this program writes. Their columns have physical names; those of other engines'
@@ -290,7 +366,27 @@ impl ColumnStats {
             return (None, None);
         }
         let read = |text: &Option<String>| text.as_deref().and_then(|text| text::decode(ty, text));
-        (read(&self.min), read(&self.max))
+        let (min, max) = (read(&self.min), read(&self.max));
+        if *ty != LakeType::Float64 {
+            return (min, max);
+        }
+        // The column may have been a float32 once: then the shortest digits of a float32 stand for a value beside them.
+        let narrow = |text: &Option<String>| {
+            let value = text.as_deref()?.parse::<f32>().ok().filter(|value| value.is_finite())?;
+            Some(f64::from(value))
+        };
+        let wide = |bound: Option<Bound>, text: &Option<String>, pick: fn(f64, f64) -> f64| match bound {
+            Some(Bound::Float(value)) => Some(Bound::Float(narrow(text).map_or(value, |n| pick(value, n)))),
+            other => other,
+        };
+        (wide(min, &self.min, f64::min), wide(max, &self.max, f64::max))
+    }
+
+    /// Those of a file of `rows` rows that was written before `column` was added.
+    pub fn absent(column: &Column, rows: u64) -> Self {
+        let given = column.initial_default.clone();
+        let (values, nulls) = if given.is_some() { (rows, 0) } else { (0, rows) };
+        Self { column: column.id, bytes: 0, values, nulls, min: given.clone(), max: given, nan: Some(false) }
     }
 }
 
@@ -317,6 +413,15 @@ pub struct DataFile {
     pub begin: i64,
     /// One value for each partition key, in its text form.
     pub partition: Vec<Option<String>>,
-    /// By column id. A column that is absent from the map is not known at all.
+    /// The partitioning of the table that `partition` is of. Absent for files of no partition, and before the commit.
+    pub partition_id: Option<i64>,
+    /// By column id. A column that is absent from the map is not known at all, or came later.
     pub stats: HashMap<i64, ColumnStats>,
+}
+
+impl DataFile {
+    /// Whether this program wrote it: columns have their physical names.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.path.rsplit('/').next().unwrap_or_default().starts_with(FILE_PREFIX)
+    }
 }

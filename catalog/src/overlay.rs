@@ -18,6 +18,7 @@ use skep_common::{Error, Result};
 use uuid::Uuid;
 
 use crate::column::{self, Column};
+use crate::layout::Partitioning;
 use crate::model::{DIALECT, DataFile, NewFile, SchemaDef, Snapshot, TableDef, ViewDef, directory};
 use crate::transaction::Change;
 
@@ -68,6 +69,7 @@ impl Staged {
                 moved: file.moved,
                 begin: snapshot,
                 partition: file.partition.clone(),
+                partition_id: table.partitioning.id,
                 stats: file.stats.iter().map(|stats| (stats.column, stats.clone())).collect(),
             })
         });
@@ -149,6 +151,7 @@ impl Put {
                     dialect: DIALECT.to_owned(),
                     sql: sql.clone(),
                     column_aliases: column_aliases.clone(),
+                    comment: None,
                 };
                 self.snapshot.views.insert((schema.name, name.clone()), view);
                 Ok(())
@@ -186,6 +189,16 @@ impl Put {
                 Ok(())
             }
             Change::SetColumns { table, columns } => self.set_columns(*table, columns),
+            Change::SetProperties { .. }
+            | Change::SetChecks { .. }
+            | Change::SetPartitioning { .. }
+            | Change::SetSorting { .. } => self.set_notes(change),
+            Change::CommentView { view, comment } => {
+                let found = self.snapshot.views.values_mut().find(|other| other.id == *view);
+                let found = found.ok_or_else(|| Error::not_found(format!("view {view} does not exist")))?;
+                found.comment.clone_from(comment);
+                Ok(())
+            }
             Change::Comment { table, comment } => {
                 let mut table = TableDef::clone(&*self.table(*table)?);
                 table.comment = comment.clone();
@@ -308,8 +321,56 @@ impl Put {
                 )));
             }
         }
+        let top = |id: i64| columns.iter().any(|column| column.id == id);
+        let keys = table.partitioning.keys.iter().map(|key| key.column);
+        if let Some(lost) = keys.chain(table.sorting.iter().map(|key| key.column)).find(|id| !top(*id)) {
+            return Err(Error::internal(format!("column {lost} is gone, and files are laid out by it")));
+        }
+        table.taken.extend(column::all(&table.columns).into_iter().map(|column| column.physical.clone()));
         table.next_column_id = table.next_column_id.max(column::next_column_id(columns));
         table.columns = columns.to_vec();
+        self.put(table);
+        Ok(())
+    }
+
+    fn set_notes(&mut self, change: &Change) -> Result<()> {
+        let (Change::SetProperties { table: id, .. }
+        | Change::SetChecks { table: id, .. }
+        | Change::SetPartitioning { table: id, .. }
+        | Change::SetSorting { table: id, .. }) = change
+        else {
+            return Err(Error::internal("this change notes nothing about a table"));
+        };
+        let mut table = TableDef::clone(&*self.writable(*id)?);
+        match change {
+            Change::SetProperties { properties, .. } => table.properties.clone_from(properties),
+            Change::SetChecks { checks, .. } => {
+                table.checks.clone_from(checks);
+                table.checks.sort_by(|a, b| a.name.cmp(&b.name));
+            }
+            Change::SetPartitioning { keys, .. } => {
+                for key in keys {
+                    let column = table.columns.iter().find(|column| column.id == key.column);
+                    if column.is_none_or(|column| !key.transform.takes(&column.ty)) {
+                        return Err(Error::internal(format!(
+                            "column {} cannot be partitioned by {}",
+                            key.column, key.transform
+                        )));
+                    }
+                }
+                if *keys != table.partitioning.keys || table.partitioning.unknown {
+                    table.partitioning = Partitioning { id: None, keys: keys.clone(), unknown: false };
+                    // What was staged before is of no partition of these.
+                    if let Some(staged) = self.overlay.rows.get_mut(id) {
+                        for added in &mut staged.added {
+                            Arc::make_mut(&mut added.file).partition.clear();
+                        }
+                    }
+                }
+            }
+            Change::SetSorting { keys, .. } => table.sorting.clone_from(keys),
+            _ => {}
+        }
         self.put(table);
         Ok(())
     }
@@ -323,6 +384,13 @@ impl Put {
         let leaves: HashSet<i64> = column::leaves(&table.columns).iter().map(|leaf| leaf.id).collect();
         for file in files {
             check_file(file, &leaves)?;
+            let (given, keys) = (file.partition.len(), table.partitioning.keys.len());
+            if given != 0 && given != keys {
+                return Err(Error::internal(format!(
+                    "data file '{}' has {given} partition values, and the table has {keys} keys",
+                    file.path
+                )));
+            }
         }
         let mut grown = TableDef::clone(&table);
         for file in files {

@@ -20,6 +20,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) created_views: Vec<&'a ViewDef>,
     /// Before and after.
     pub(crate) altered: Vec<(&'a TableDef, &'a TableDef)>,
+    /// Views of the base with another comment.
+    pub(crate) altered_views: Vec<&'a ViewDef>,
     /// By table, which the plan may create.
     pub(crate) rows: BTreeMap<i64, (&'a TableDef, &'a Staged)>,
     tokens: Vec<Token>,
@@ -64,6 +66,10 @@ impl<'a> Plan<'a> {
         self.dropped_views.extend(base.views.values().filter(|view| !kept(view)));
         self.created_views.extend(target.views.values().filter(|view| view.id < 0));
         self.created_views.sort_by_key(|view| -view.id);
+        let base: BTreeMap<i64, &ViewDef> = base.views.values().map(|view| (view.id, view)).collect();
+        let other = |view: &&ViewDef| base.get(&view.id).is_some_and(|old| old.comment != view.comment);
+        self.altered_views.extend(target.views.values().filter(other));
+        self.altered_views.sort_by_key(|view| view.id);
     }
 
     /// Nothing would change.
@@ -79,7 +85,8 @@ impl<'a> Plan<'a> {
             && self.created_schemas.is_empty()
             && self.created_tables.is_empty()
             && self.created_views.is_empty()
-            && self.altered.is_empty())
+            && self.altered.is_empty()
+            && self.altered_views.is_empty())
     }
 
     /// What the transaction does, as far as other commits can get in its way. External tables count as tables here,
@@ -99,6 +106,7 @@ impl<'a> Plan<'a> {
         tokens.extend(self.created_schemas.iter().map(|schema| Token::CreatedSchema(schema.name.clone())));
         tokens.extend(self.created_tables.iter().map(|created| table(created)));
         tokens.extend(self.created_views.iter().map(|created| view(created)));
+        tokens.extend(self.altered_views.iter().map(|view| Token::AlteredView(view.id)));
         for (before, after) in &self.altered {
             if (&before.schema_name, &before.name) != (&after.schema_name, &after.name) {
                 tokens.push(table(after));

@@ -1,5 +1,6 @@
 //! What a commit is made of, and the promise of how it lands.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use crate::catalog::{Catalog, Hold};
 use crate::column::Column;
 use crate::commit;
+use crate::layout::{Check, PartitionKey, SortKey};
 use crate::model::{External, NewFile, Snapshot};
 
 /// Who commits, why, and under which key.
@@ -111,6 +113,42 @@ pub enum Change {
         table: i64,
         /// All of them. Ids of columns that come to it are at least [`TableDef::next_column_id`](crate::TableDef).
         columns: Vec<Column>,
+    },
+    /// The properties of a table become these.
+    SetProperties {
+        /// The table, not an external one.
+        table: i64,
+        /// All of them.
+        properties: BTreeMap<String, String>,
+    },
+    /// The conditions on the rows of a table become these. That the rows which are there fulfil them is the caller's to
+    /// know.
+    SetChecks {
+        /// The table, not an external one.
+        table: i64,
+        /// All of them.
+        checks: Vec<Check>,
+    },
+    /// Files that are added from here on are divided so. Those that are there stay as they are.
+    SetPartitioning {
+        /// The table, not an external one.
+        table: i64,
+        /// Outermost first; none: files hold any rows.
+        keys: Vec<PartitionKey>,
+    },
+    /// Files that are added from here on have their rows in this order.
+    SetSorting {
+        /// The table, not an external one.
+        table: i64,
+        /// None: rows lie as they come.
+        keys: Vec<SortKey>,
+    },
+    /// What people say about a view.
+    CommentView {
+        /// Its id.
+        view: i64,
+        /// Nothing takes the comment away.
+        comment: Option<String>,
     },
     /// What people say about a table.
     Comment {

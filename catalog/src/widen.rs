@@ -95,6 +95,7 @@ mod tests {
             nullable: true,
             initial_default: None,
             default: None,
+            comment: None,
             children: Vec::new(),
         }
     }

@@ -34,7 +34,7 @@ pub(crate) struct Writer<'a> {
     /// Ids of tables that the transaction knew by ids below zero.
     created: HashMap<i64, i64>,
     /// Tables whose columns are others from this snapshot on.
-    pub(crate) reshaped: Vec<i64>,
+    reshaped: Vec<i64>,
 }
 
 impl<'a> Writer<'a> {
@@ -71,6 +71,9 @@ impl<'a> Writer<'a> {
         }
         for (before, after) in &plan.altered {
             self.alter(before, after).await?;
+        }
+        for view in &plan.altered_views {
+            self.comment_view(view).await?;
         }
         for table in &plan.created_tables {
             self.create_table(table).await?;
@@ -110,7 +113,14 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn catalog_id(&mut self) -> i64 {
+    /// The columns or partitions of table `id` are others from this snapshot on.
+    pub(crate) fn reshaped(&mut self, id: i64) {
+        if !self.reshaped.contains(&id) {
+            self.reshaped.push(id);
+        }
+    }
+
+    pub(crate) fn catalog_id(&mut self) -> i64 {
         let id = self.next_catalog_id;
         self.next_catalog_id += 1;
         id
@@ -275,7 +285,9 @@ impl<'a> Writer<'a> {
         if let Some(comment) = &table.comment {
             self.insert_comment(id, comment).await?;
         }
-        self.reshaped.push(id);
+        let nothing = TableDef::nothing();
+        self.note(id, &nothing, table).await?;
+        self.reshaped(id);
         self.token(Token::CreatedTable(schema.clone(), name.clone()));
         Ok(())
     }
@@ -394,6 +406,9 @@ impl<'a> Writer<'a> {
         .execute(self.tx.conn())
         .await
         .map_err(|e| database_error(format!("cannot create view '{schema}.{name}'"), e))?;
+        if let Some(comment) = &view.comment {
+            self.insert_comment(id, comment).await?;
+        }
         self.token(Token::CreatedView(schema.clone(), name.clone()));
         Ok(())
     }

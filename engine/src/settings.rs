@@ -24,7 +24,7 @@ pub const DIRECTORY: &str = "skep.directory";
 const TIME_ZONE: &str = "skep.time_zone";
 const BATCH_SIZE: &str = "skep.batch_size";
 const PARTITIONS: &str = "skep.partitions";
-const FILE_SIZE: &str = "skep.file_size";
+pub(crate) const FILE_SIZE: &str = "skep.file_size";
 const TIMEOUT: &str = "skep.statement_timeout";
 const VIEW_TYPES: &str = "skep.view_types";
 
@@ -344,7 +344,7 @@ fn execution(value: &str) -> Result<String> {
     }
 }
 
-fn file_size(value: &str) -> Result<String> {
+pub(crate) fn file_size(value: &str) -> Result<String> {
     let size: ByteSize = value.parse()?;
     if size < ByteSize::mib(1) || size > ByteSize::gib(4) {
         return Err(Error::invalid(format!("a file size of {size} is out of range")).hint("1MiB to 4GiB"));

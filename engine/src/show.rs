@@ -21,9 +21,12 @@ pub fn schema(statement: &Statement) -> Option<SchemaRef> {
         Statement::ShowSchemas { .. } => &["schema_name"],
         Statement::ShowTables { .. } => &["table_schema", "table_name", "table_type"],
         Statement::ShowColumns { .. } | Statement::Describe(_) => {
-            &["column_name", "data_type", "is_nullable", "column_default"]
+            &["column_name", "data_type", "is_nullable", "column_default", "comment"]
         }
         Statement::ShowCreate { .. } => &["create_statement"],
+        Statement::ShowPartitions { .. } => &["partition", "files", "rows", "bytes"],
+        Statement::ShowProperties { .. } => &["property", "value"],
+        Statement::Repair { .. } => &["partition", "files", "state"],
         Statement::ShowSnapshots => &["snapshot_id", "snapshot_time", "author", "message", "changes", "tags"],
         Statement::ShowTags => &["tag", "snapshot_id", "created_at"],
         Statement::ShowSettings { name: None } => &["name", "value", "default", "description"],
@@ -61,9 +64,17 @@ impl Planner {
                 let plan = self.logical(query).await?;
                 let output = boundary::output_schema(&plan);
                 let nullable = plan.schema().fields().iter().map(|field| field.is_nullable());
-                output.fields().iter().zip(nullable).map(|(field, null)| column(field, null, None)).collect()
+                output
+                    .fields()
+                    .iter()
+                    .zip(nullable)
+                    .map(|(field, null)| column(field, null, None, None))
+                    .collect()
             }
             Statement::ShowCreate { name } => vec![vec![Some(self.create_statement(name)?)]],
+            Statement::ShowPartitions { table } => self.partitions_of(table).await?,
+            Statement::ShowProperties { table, key } => self.properties_of(table, key.as_deref())?,
+            Statement::Repair { table } => self.repair(table).await?,
             Statement::ShowSnapshots => self.snapshots().await?,
             Statement::ShowTags => self.tags().await?,
             Statement::ShowSettings { name: Some(name) } => vec![vec![Some(self.settings().get(name)?)]],
@@ -124,32 +135,14 @@ impl Planner {
             let columns = table.arrow_schema();
             let rows = columns.fields().iter().zip(&table.columns);
             return Ok(rows
-                .map(|(field, own)| column(field, field.is_nullable(), default_shown(own)))
+                .map(|(field, own)| {
+                    column(field, field.is_nullable(), default_shown(own), own.comment.clone())
+                })
                 .collect());
         }
         let provider: Arc<dyn TableProvider> = self.provider(name).await?;
         let columns = provider.schema();
-        Ok(columns.fields().iter().map(|field| column(field, field.is_nullable(), None)).collect())
-    }
-
-    fn create_statement(&self, name: &Name) -> Result<String> {
-        let schema = name.schema_or(self.settings().schema());
-        if let Some(view) = self.snapshot().view(schema, &name.name) {
-            let columns: Vec<String> =
-                view.column_aliases.iter().map(|column| names::quote(column)).collect();
-            let columns =
-                if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
-            return Ok(format!(
-                "CREATE VIEW {}.{}{columns} AS {}",
-                names::quote(schema),
-                names::quote(&name.name),
-                view.sql
-            ));
-        }
-        match self.snapshot().table(schema, &name.name) {
-            Some(table) => Ok(create_table(table)),
-            None => Err(self.missing_table(name)),
-        }
+        Ok(columns.fields().iter().map(|field| column(field, field.is_nullable(), None, None)).collect())
     }
 }
 
@@ -157,60 +150,15 @@ fn kind(table: &TableDef) -> &'static str {
     if table.external.is_some() { "EXTERNAL TABLE" } else { "BASE TABLE" }
 }
 
-fn column(field: &Field, nullable: bool, default: Option<String>) -> Row {
+fn column(field: &Field, nullable: bool, default: Option<String>, comment: Option<String>) -> Row {
     let nullable = if nullable { "YES" } else { "NO" };
     vec![
         Some(field.name().clone()),
         Some(types::sql_name(field.data_type())),
         Some(nullable.to_owned()),
         default,
+        comment,
     ]
-}
-
-fn create_table(table: &TableDef) -> String {
-    let text = |text: &str| format!("'{}'", text.replace('\'', "''"));
-    let schema = table.arrow_schema();
-    let in_folders = |name: &str| {
-        table
-            .external
-            .as_ref()
-            .is_some_and(|external| external.partition_columns.iter().any(|column| column == name))
-    };
-    let definition = |(field, column): (&Arc<Field>, &skep_catalog::Column)| {
-        let mut line = format!("{} {}", names::quote(field.name()), types::sql_name(field.data_type()));
-        if !field.is_nullable() {
-            line.push_str(" NOT NULL");
-        }
-        if let Some(default) = default_shown(column) {
-            line.push_str(&format!(" DEFAULT {default}"));
-        }
-        (in_folders(field.name()), line)
-    };
-    let all: Vec<(bool, String)> = schema.fields().iter().zip(&table.columns).map(definition).collect();
-    let lines = |folders: bool, between: &str| {
-        all.iter()
-            .filter(|(f, _)| *f == folders)
-            .map(|(_, line)| line.as_str())
-            .collect::<Vec<_>>()
-            .join(between)
-    };
-    let name = format!("{}.{}", names::quote(&table.schema_name), names::quote(&table.name));
-    let comment = table.comment.as_ref().map(|c| format!("\nCOMMENT {}", text(c))).unwrap_or_default();
-    let Some(external) = &table.external else {
-        return format!("CREATE TABLE {name} (\n    {}\n){comment}", lines(false, ",\n    "));
-    };
-    let mut sql = format!("CREATE EXTERNAL TABLE {name} (\n    {}\n)", lines(false, ",\n    "));
-    sql.push_str(&format!("\nSTORED AS {}", external.format.to_uppercase()));
-    if !external.partition_columns.is_empty() {
-        sql.push_str(&format!("\nPARTITIONED BY ({})", lines(true, ", ")));
-    }
-    sql.push_str(&format!("\nLOCATION {}", text(&external.location)));
-    if !external.options.is_empty() {
-        let options: Vec<String> =
-            external.options.iter().map(|(name, value)| format!("{name} {}", text(value))).collect();
-        sql.push_str(&format!("\nOPTIONS ({})", options.join(", ")));
-    }
-    sql + &comment
 }
 
 fn batch(schema: SchemaRef, rows: &[Row]) -> Result<RecordBatch> {

@@ -11,11 +11,10 @@ use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -26,7 +25,7 @@ use skep_common::{Error, Result};
 
 use crate::environment::Environment;
 use crate::placement::{OnCoordinator, Replicas};
-use crate::scan::{Bounds, Reports, ScanReport, groups, keep};
+use crate::scan::{Bounds, Layout, Reports, ScanReport, groups, keep};
 use crate::{error, files, types};
 
 /// Bytes after a Parquet footer that are read with it.
@@ -39,8 +38,8 @@ pub struct SkepTable {
     files: Arc<Vec<Arc<DataFile>>>,
     /// What queries see.
     pub(crate) schema: SchemaRef,
-    /// What is read from files.
-    pub(crate) physical: SchemaRef,
+    /// How it is read from files.
+    pub(crate) layout: Layout,
     pub(crate) store: ObjectStoreUrl,
     root: Path,
     environment: Arc<Environment>,
@@ -61,7 +60,14 @@ impl SkepTable {
         let (store, root) = files::data_path(environment.catalog.data_path())?;
         let (schema, physical) = (def.arrow_schema(), def.read_schema());
         let shape = |schema: SchemaRef| if views { types::viewed(&schema) } else { schema };
-        Ok(Self { schema: shape(schema), physical: shape(physical), def, files, store, root, environment })
+        let layout = Layout::new(&def, &files, &shape(physical))?;
+        let schema = shape(schema);
+        let fields = schema.fields().iter().enumerate().map(|(at, field)| {
+            let nullable = field.is_nullable() || layout.varies(at);
+            field.as_ref().clone().with_nullable(nullable)
+        });
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Ok(Self { schema, layout, def, files, store, root, environment })
     }
 
     /// The table.
@@ -99,7 +105,7 @@ impl SkepTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Vec<Arc<DataFile>> {
-        let facts = Bounds::new(&self.def.columns, &self.files);
+        let facts = Bounds::new(&self.def, &self.files);
         let mask = keep(session, &self.schema, filters, &facts);
         let kept = self.files.iter().zip(mask).filter(|(_, keep)| *keep).map(|(file, _)| Arc::clone(file));
         let Some(limit) = limit.filter(|_| filters.is_empty()) else { return kept.collect() };
@@ -124,6 +130,7 @@ impl SkepTable {
             Vec::new()
         });
         let mut replicas = replicas.into_iter();
+        let plain: Vec<usize> = used.iter().copied().filter(|&at| self.layout.plain(at)).collect();
         let scans = files.iter().zip(paths).map(|(file, location)| {
             let meta = ObjectMeta {
                 location,
@@ -134,9 +141,10 @@ impl SkepTable {
                 version: None,
             };
             let one = std::slice::from_ref(file);
-            let statistics =
-                Bounds::new(&self.def.columns, one).statistics(&self.def.columns, &self.physical, used);
-            let mut scan = PartitionedFile::new_from_meta(meta).with_statistics(Arc::new(statistics));
+            let statistics = Bounds::new(&self.def, one).statistics(&self.layout.file_schema, &plain);
+            let mut scan = PartitionedFile::new_from_meta(meta)
+                .with_partition_values(self.layout.values(&self.def, file, used))
+                .with_statistics(Arc::new(statistics));
             if let Some(footer) = file.footer {
                 scan =
                     scan.with_metadata_size_hint(usize::try_from(footer + FOOTER_TAIL).unwrap_or(usize::MAX));
@@ -167,15 +175,20 @@ impl SkepTable {
         if kept.is_empty() {
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
-        self.same_nesting(&used)?;
-        let statistics =
-            Bounds::new(&self.def.columns, &kept).statistics(&self.def.columns, &self.physical, &used);
+        let table = TableSchema::builder(Arc::clone(&self.layout.file_schema))
+            .with_table_partition_cols(self.layout.numbers(&used))
+            .build();
+        let plain: Vec<usize> = used.iter().copied().filter(|&at| self.layout.plain(at)).collect();
+        let statistics = Bounds::new(&self.def, &kept).statistics(table.table_schema(), &plain);
         let files = self.partitioned(&kept, &used).await?;
-        let source = Arc::new(ParquetSource::new(Arc::clone(&self.physical)));
+        let mut places = self.layout.places(&used);
+        let inside = self.layout.file_schema.fields().len();
+        places.extend(inside..inside + self.layout.numbers(&used).len());
+        let source = Arc::new(ParquetSource::new(table));
         let config = FileScanConfigBuilder::new(self.store.clone(), source)
             .with_file_groups(groups(files, session.config().target_partitions()))
             .with_statistics(statistics)
-            .with_projection_indices(Some(used.clone()))
+            .with_projection_indices(Some(places))
             .map_err(error::from_datafusion)?
             .with_limit(limit)
             .build();
@@ -208,37 +221,22 @@ impl SkepTable {
         schema: &Schema,
         used: &[usize],
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let renamed = used
-            .iter()
-            .zip(schema.fields())
-            .any(|(&at, field)| self.physical.field(at).name() != field.name());
-        if !renamed {
+        let scanned = scan.schema();
+        if scanned.fields().len() == used.len()
+            && scanned
+                .fields()
+                .iter()
+                .zip(schema.fields())
+                .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
+        {
             return Ok(scan);
         }
-        let names = used.iter().zip(schema.fields()).enumerate().map(|(position, (&at, field))| {
-            let column = PhysicalColumn::new(self.physical.field(at).name(), position);
-            (Arc::new(column) as Arc<dyn PhysicalExpr>, field.name().clone())
-        });
-        let projection =
-            ProjectionExec::try_new(names.collect::<Vec<_>>(), scan).map_err(error::from_datafusion)?;
-        Ok(Arc::new(projection))
-    }
-
-    /// Fields inside a column keep their names: a cast between structs goes by name, and would give NULL.
-    pub(crate) fn same_nesting(&self, used: &[usize]) -> Result<()> {
-        match used
-            .iter()
-            .find(|&&at| self.schema.field(at).data_type() != self.physical.field(at).data_type())
-        {
-            None => Ok(()),
-            Some(&at) => Err(Error::unsupported(format!(
-                "column '{}' of table '{}.{}' has a renamed field, which this version does not read",
-                self.schema.field(at).name(),
-                self.def.schema_name,
-                self.def.name
-            ))
-            .hint("rename the field back with the engine that renamed it")),
+        let mut names = Vec::with_capacity(used.len());
+        for (&at, field) in used.iter().zip(schema.fields()) {
+            names.push((self.layout.expr(at, &scanned, field)?, field.name().clone()));
         }
+        let projection = ProjectionExec::try_new(names, scan).map_err(error::from_datafusion)?;
+        Ok(Arc::new(projection))
     }
 }
 

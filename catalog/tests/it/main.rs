@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod commit;
+mod definition;
 // The helper alone: the rest of the testkit stands above this crate.
 #[path = "../../../testkit/src/duckdb.rs"]
 #[allow(unreachable_pub, dead_code)]

@@ -166,6 +166,7 @@ async fn names_and_columns_change_with_their_rows() {
         nullable: true,
         initial_default: None,
         default: None,
+        comment: None,
         children: Vec::new(),
     });
     transaction.apply([Change::SetColumns { table: a.id, columns: columns.clone() }]).unwrap();

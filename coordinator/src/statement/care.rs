@@ -98,6 +98,7 @@ impl Run {
         let mut target = WriteTarget::new(&root.store, &root.join(&table.path), table.columns.clone());
         target.file_size = self.settings.file_size();
         target.moved = Some(Moved::WithIds);
+        compaction.lay_out(&mut target)?;
         let files = collect_report(&self.run_report(planner, plan, target).await?)?;
         let written: u64 = files.iter().map(|file| file.rows).sum();
         if written != rows {

@@ -33,6 +33,11 @@ impl Run {
                     .await?;
             }
             Statement::CreateTable(create) => self.create_table(&create).await?,
+            Statement::CreateTableLike { name, if_not_exists, or_replace, like } => {
+                self.create_like(&name, &like, if_not_exists, or_replace).await?;
+            }
+            Statement::AlterTable(alter) | Statement::Comment(alter) => self.alter_table(&alter).await?,
+            Statement::AlterView(alter) => self.alter_view(&alter).await?,
             Statement::CreateView(create) => self.create_view(&create).await?,
             Statement::CreateExternal(create) => self.create_external(&create).await?,
             Statement::CreateTag { name, or_replace, version } => {
@@ -51,19 +56,23 @@ impl Run {
     }
 
     async fn create_table(&self, create: &CreateTable) -> Result<()> {
-        let columns = self.planner(self.snapshot().await?).await?.create_table(create).await?;
+        let planner = self.planner(self.snapshot().await?).await?;
+        let columns = planner.create_table(create).await?;
+        let noted = planner.noted(&columns, &create.clauses)?;
         let schema = create.name.schema_or(self.settings.schema());
         autocommit(&self.shared.environment.catalog, &self.author(), |base| {
             let room =
                 ddl::make_room(base, schema, &create.name, create.if_not_exists, create.or_replace, false)?;
             Ok(room.map_or_else(Vec::new, |mut changes| {
+                let id = base.fresh_id();
                 changes.push(Change::CreateTable {
-                    id: base.fresh_id(),
+                    id,
                     schema: schema.to_owned(),
                     name: create.name.name.clone(),
                     columns: columns.clone(),
                     comment: create.comment.clone(),
                 });
+                changes.extend(noted.changes(id));
                 changes
             }))
         })
@@ -80,6 +89,7 @@ impl Run {
             let room =
                 ddl::make_room(base, schema, &create.name, create.if_not_exists, create.or_replace, true)?;
             Ok(room.map_or_else(Vec::new, |mut changes| {
+                let view_id = base.fresh_id();
                 changes.push(Change::PutView {
                     schema: schema.to_owned(),
                     name: create.name.name.clone(),
@@ -87,6 +97,9 @@ impl Run {
                     column_aliases: view.columns.clone(),
                     or_replace: create.or_replace,
                 });
+                if create.comment.is_some() {
+                    changes.push(Change::CommentView { view: view_id, comment: create.comment.clone() });
+                }
                 changes
             }))
         })

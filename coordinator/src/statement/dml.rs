@@ -22,7 +22,7 @@ use futures::TryStreamExt;
 use skep_catalog::{Change, NewFile};
 use skep_common::{Error, Result};
 use skep_engine::error::from_datafusion;
-use skep_engine::planner::{Edit, Planner};
+use skep_engine::planner::{Edit, Noted, Planner};
 use skep_engine::write::{Moved, WriteTarget, changed_rows, collect_report};
 use skep_engine::{Statement, explain};
 
@@ -198,25 +198,26 @@ impl Run {
                 continue;
             }
             let rows = edit.rewrite(touched)?;
-            let report = self.run_report(planner, rows, self.edit_target(edit, Some(moved))).await?;
+            let report = self.run_report(planner, rows, self.edit_target(edit, Some(moved))?).await?;
             files.extend(collect_report(&report)?);
             changed += changed_rows(&report);
         }
         work.check(files.iter().map(|file| file.rows).sum(), changed)?;
         let Some(rows) = edit.insert() else { return Ok(0) };
-        let report = self.run_report(planner, rows.clone(), self.edit_target(edit, None)).await?;
+        let report = self.run_report(planner, rows.clone(), self.edit_target(edit, None)?).await?;
         let added = collect_report(&report)?;
         let inserted = added.iter().map(|file| file.rows).sum();
         files.extend(added);
         Ok(inserted)
     }
 
-    fn edit_target(&self, edit: &Edit, moved: Option<Moved>) -> WriteTarget {
+    fn edit_target(&self, edit: &Edit, moved: Option<Moved>) -> Result<WriteTarget> {
         let (root, table) = (&self.shared.root, edit.table());
         let mut target = WriteTarget::new(&root.store, &root.join(&table.path), table.columns.clone());
         target.file_size = self.settings.file_size();
         target.moved = moved;
-        target
+        Noted::of(table).lay_out(&mut target)?;
+        Ok(target)
     }
 
     async fn collect(&self, planner: &Planner, logical: LogicalPlan) -> Result<Vec<RecordBatch>> {
@@ -252,12 +253,12 @@ impl Run {
             edit.files().iter().map(|file| file.id).collect()
         };
         if edit.find()?.is_some() && !touched.is_empty() {
-            let write = (!analyze).then(|| self.edit_target(&edit, Some(Moved::WithIds)));
+            let write = (!analyze).then(|| self.edit_target(&edit, Some(Moved::WithIds))).transpose()?;
             self.explain_part(&planner, "rewrite", edit.rewrite(touched)?, write, analyze, &mut parts)
                 .await?;
         }
         if let Some(rows) = edit.insert() {
-            let write = (!analyze).then(|| self.edit_target(&edit, None));
+            let write = (!analyze).then(|| self.edit_target(&edit, None)).transpose()?;
             self.explain_part(&planner, "insert", rows.clone(), write, analyze, &mut parts).await?;
         }
         Ok(parts)

@@ -10,6 +10,7 @@
 //! SHOW and DESCRIBE are the planner's: snapshot or settings -> rows
 //! ```
 
+mod alter;
 mod care;
 mod ddl;
 mod define;

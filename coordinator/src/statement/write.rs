@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use skep_catalog::{Change, Column, NewFile, Snapshot};
 use skep_common::{Error, Kind, Result};
 use skep_engine::error::from_datafusion;
-use skep_engine::planner::{NewTable, Planner, WriteInput};
+use skep_engine::planner::{NewTable, Noted, Planner, WriteInput};
 use skep_engine::sql::{CopyInto, CopyTo, CreateTableAs, Insert};
 use skep_engine::write::{WriteTarget, collect_report};
 
@@ -38,6 +38,7 @@ struct Planned {
     /// One column for each of the table, in its order.
     rows: LogicalPlan,
     columns: Vec<Column>,
+    layout: Noted,
     /// Of the table, relative to the data path.
     folder: String,
     /// What comes before the rows in the same commit.
@@ -105,11 +106,12 @@ impl Run {
     }
 
     async fn write_once(&self, planned: Planned, attempt: u32) -> Result<u64> {
-        let Planned { base, planner, rows, columns, folder, before, table } = planned;
+        let Planned { base, planner, rows, columns, layout, folder, before, table } = planned;
         let root = &self.shared.root;
         let directory = root.join(&folder);
         let mut target = WriteTarget::new(&root.store, &directory, columns);
         target.file_size = self.settings.file_size();
+        layout.lay_out(&mut target)?;
         let files = self.run_write(&planner, rows, target).await?;
         let written = files.iter().map(|file| file.rows).sum();
         let mut changes = before;
@@ -186,7 +188,7 @@ impl Run {
             ddl::make_room(&base, schema, &create.name, create.if_not_exists, create.or_replace, false)?;
         let Some(mut before) = room else { return Ok(None) };
         let planner = self.planner(Arc::clone(&base)).await?.with_parameters(parameters.to_vec());
-        let NewTable { columns, plan: rows } = planner.create_table_as(create).await?;
+        let NewTable { columns, noted, plan: rows } = planner.create_table_as(create).await?;
         let table = base.fresh_id();
         before.push(Change::CreateTable {
             id: table,
@@ -195,8 +197,10 @@ impl Run {
             columns: columns.clone(),
             comment: create.comment.clone(),
         });
+        before.extend(noted.changes(table));
+        let layout = noted;
         let folder = base.path_of_new_table(schema, &create.name.name);
-        Ok(Some(Planned { base, planner, rows, columns, folder, before, table }))
+        Ok(Some(Planned { base, planner, rows, columns, layout, folder, before, table }))
     }
 }
 
@@ -213,6 +217,7 @@ impl Planned {
             planner,
             rows,
             columns: table.columns.clone(),
+            layout: Noted::of(&table),
             folder: table.path.clone(),
             before,
             table: table.id,

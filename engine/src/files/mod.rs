@@ -15,6 +15,7 @@ mod table;
 
 pub use options::FileOptions;
 pub(crate) use place::{Place, data_path, shown};
+pub use table::Folder;
 pub(crate) use table::{Declared, FileTable, declared};
 
 use std::fmt;

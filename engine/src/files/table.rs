@@ -56,7 +56,30 @@ pub(crate) struct Declared {
     pub(crate) partitions: Vec<FieldRef>,
 }
 
+/// The files of one partition of an external table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    /// `region=EU/day=2024-01-31`
+    pub values: String,
+    /// How many there are.
+    pub files: usize,
+    /// Their size together.
+    pub bytes: u64,
+}
+
 impl FileTable {
+    /// The partitions, as the folders were listed.
+    pub(crate) fn folders(&self) -> Vec<Folder> {
+        let mut found: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+        for (file, values) in self.files.iter().zip(&self.values) {
+            let levels =
+                self.partitions.iter().zip(values).map(|(field, value)| format!("{}={value}", field.name()));
+            let sums = found.entry(levels.collect::<Vec<_>>().join("/")).or_default();
+            *sums = (sums.0 + 1, sums.1 + file.size);
+        }
+        found.into_iter().map(|(values, (files, bytes))| Folder { values, files, bytes }).collect()
+    }
+
     /// Lists the files of `place` and finds what is not declared.
     ///
     /// # Errors

@@ -1,6 +1,9 @@
 //! Functions of our own. Every session that plans or runs our plans knows them, by name.
 
 mod assign;
+mod check;
+mod partition;
+mod shape;
 mod single;
 
 use std::sync::Arc;
@@ -9,11 +12,14 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 pub(crate) use assign::assign;
+pub(crate) use check::{check, shown};
+pub(crate) use partition::partition;
+pub(crate) use shape::shape;
 pub(crate) use single::single;
 
 /// Those of single rows.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
-    vec![assign::function()]
+    vec![assign::function(), check::function(), partition::function(), shape::function()]
 }
 
 /// Adds all of them to a session that is being built.

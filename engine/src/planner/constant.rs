@@ -75,7 +75,7 @@ pub(super) fn decode(column: &Column) -> Result<ScalarValue> {
 }
 
 /// The catalog's text of `value`, which is of the Arrow type of `ty`.
-fn encode(ty: &LakeType, value: &ScalarValue) -> Option<String> {
+pub(crate) fn encode(ty: &LakeType, value: &ScalarValue) -> Option<String> {
     let bound = match value {
         ScalarValue::Boolean(Some(v)) => Bound::Boolean(*v),
         ScalarValue::Int8(Some(v)) => Bound::Int(i64::from(*v)),
@@ -96,6 +96,7 @@ fn encode(ty: &LakeType, value: &ScalarValue) -> Option<String> {
         | ScalarValue::TimestampNanosecond(Some(v), _) => Bound::Timestamp(*v),
         ScalarValue::Utf8(Some(v)) => Bound::Text(v.clone()),
         ScalarValue::Binary(Some(v)) => Bound::Blob(v.clone()),
+        ScalarValue::FixedSizeBinary(16, Some(v)) => Bound::Uuid(uuid::Uuid::from_slice(v).ok()?),
         _ => return None,
     };
     text::encode(ty, &bound)

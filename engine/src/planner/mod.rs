@@ -8,8 +8,11 @@
 //! - Everything a planner finds is of the snapshot it was made with.
 //! - The file lists of the tables that a statement names are loaded before it is planned; planning itself reads nothing.
 
+mod alter;
 mod catalog;
+mod clauses;
 mod constant;
+mod describe;
 mod edit;
 mod history;
 pub mod information;
@@ -21,7 +24,9 @@ mod versions;
 mod view;
 mod write;
 
-pub(crate) use constant::shown as default_shown;
+pub use alter::{Altered, Rule};
+pub use clauses::{Noted, row_shown};
+pub(crate) use constant::{encode as text_of, shown as default_shown};
 pub use edit::{Compaction, Edit};
 pub use history::schemas as history_schemas;
 pub use view::ViewSpec;

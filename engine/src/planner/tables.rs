@@ -82,9 +82,19 @@ pub(super) async fn provider(
 
 /// The table `def`, catalog or external, with its files.
 pub(super) async fn table(planner: &Planner, def: &Arc<TableDef>) -> Result<Arc<dyn TableProvider>> {
+    if def.external.is_none() {
+        return Ok(Arc::new(own(planner, def).await?));
+    }
+    Ok(Arc::new(external(planner, def).await?))
+}
+
+/// The files of an external table, as they are now.
+pub(super) async fn external(planner: &Planner, def: &Arc<TableDef>) -> Result<FileTable> {
     let views = planner.settings.view_types();
     let environment = &planner.environment;
-    let Some(external) = &def.external else { return Ok(Arc::new(own(planner, def).await?)) };
+    let Some(external) = &def.external else {
+        return Err(Error::internal(format!("table '{}' is not an external one", def.name)));
+    };
     let options = external.options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let format = [("format", external.format.as_str())];
     let options =
@@ -92,10 +102,7 @@ pub(super) async fn table(planner: &Planner, def: &Arc<TableDef>) -> Result<Arc<
     let place = Place::parse(&external.location, None)?;
     let declared = declared(&def.arrow_schema(), &external.partition_columns);
     let table = FileTable::open(environment, place, options, declared, views).await;
-    let table = table.map_err(|e| {
-        e.context(format!("external table '{}.{}' cannot be read", def.schema_name, def.name))
-    })?;
-    Ok(Arc::new(table))
+    table.map_err(|e| e.context(format!("external table '{}.{}' cannot be read", def.schema_name, def.name)))
 }
 
 /// The table `def` of the catalog, with its files.

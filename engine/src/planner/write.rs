@@ -17,14 +17,14 @@ use datafusion::datasource::file_format::{FileFormatFactory, format_as_file_type
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::sql::sqlparser::ast;
-use skep_catalog::{Column, External, TableDef, columns_from_arrow};
+use skep_catalog::{Check, Column, External, TableDef, columns_from_arrow};
 use skep_common::{Error, Position, Result};
 
-use super::{Planner, constant, tables};
+use super::{Noted, Planner, constant, tables};
 use crate::files::{Declared, FileOptions, FileTable, Kind, Place};
 use crate::functions::assign;
 use crate::sql::{ColumnSpec, CopyInto, CopyTo, CreateExternal, CreateTable, CreateTableAs, Insert, Name};
-use crate::{error, names, types};
+use crate::{error, functions, names, types};
 
 /// Parameters that a statement may have.
 const PARAMETERS_MAX: usize = 65_535;
@@ -45,6 +45,8 @@ pub struct WriteInput {
 pub struct NewTable {
     /// Its columns.
     pub columns: Vec<Column>,
+    /// What it says beside them.
+    pub noted: Noted,
     /// The rows: those columns by name and order, in their plain types.
     pub plan: LogicalPlan,
 }
@@ -103,12 +105,27 @@ impl Planner {
                 by_position(one, &table.columns, &[])?
             }
         };
+        let plan = self.checked(plan, &table)?;
         let replaced = if insert.overwrite {
             tables::own(self, &table).await?.files().iter().map(|file| file.id).collect()
         } else {
             Vec::new()
         };
         Ok(WriteInput { table, plan, replaced })
+    }
+
+    /// `plan`, whose first columns are those of `table`, with an error for rows that violate a constraint of it.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`](skep_common::Kind::Corrupt) for a constraint that does not read.
+    pub(super) fn checked(&self, plan: LogicalPlan, table: &TableDef) -> Result<LogicalPlan> {
+        let conditions = self.conditions(&table.columns, &table.checks)?;
+        with_checks(plan, &table.columns, &conditions)
+    }
+
+    /// The constraints with their conditions.
+    pub(super) fn conditions(&self, columns: &[Column], checks: &[Check]) -> Result<Vec<(Check, Expr)>> {
+        checks.iter().map(|check| Ok((check.clone(), self.condition_of(columns, check)?))).collect()
     }
 
     /// The columns of CREATE TABLE.
@@ -122,6 +139,7 @@ impl Planner {
                 let value = constant::default(self, default, &column.name, &column.ty).await;
                 column.default = value.map_err(|e| placed(e, spec.at))?;
             }
+            column.comment.clone_from(&spec.comment);
         }
         Ok(columns)
     }
@@ -146,10 +164,15 @@ impl Planner {
             Some(spec) => Ok(Field::new(&spec.name, types::plain(field.data_type()), spec.nullable)),
             None => Ok(Field::new(field.name(), types::plain(field.data_type()), true)),
         });
-        let columns = columns_from_arrow(&Schema::new(fields.collect::<Result<Vec<_>>>()?))?;
+        let mut columns = columns_from_arrow(&Schema::new(fields.collect::<Result<Vec<_>>>()?))?;
+        for (column, spec) in columns.iter_mut().zip(&create.columns) {
+            column.comment.clone_from(&spec.comment);
+        }
+        let noted = self.noted(&columns, &create.clauses)?;
         let targets: Vec<usize> = (0..columns.len()).collect();
         let plan = by_position(plan, &columns, &targets)?;
-        Ok(NewTable { columns, plan })
+        let plan = with_checks(plan, &columns, &self.conditions(&columns, &noted.checks)?)?;
+        Ok(NewTable { columns, noted, plan })
     }
 
     /// The rows of COPY INTO.
@@ -185,6 +208,7 @@ impl Planner {
             }
             None => by_name(scan, &table)?,
         };
+        let plan = self.checked(plan, &table)?;
         Ok(WriteInput { table, plan, replaced: Vec::new() })
     }
 
@@ -303,7 +327,12 @@ impl Planner {
         let kind = options.kind;
         let declared = Declared { columns, partitions };
         let table = FileTable::open(&self.environment, place, options, declared, false).await?;
-        let columns = columns_from_arrow(&table.schema())?;
+        let mut columns = columns_from_arrow(&table.schema())?;
+        for spec in create.columns.iter().chain(&create.partitions) {
+            if let Some(column) = columns.iter_mut().find(|column| column.name == spec.name) {
+                column.comment = column.comment.take().or_else(|| spec.comment.clone());
+            }
+        }
         let external = External {
             location,
             format: kind.to_string(),
@@ -535,6 +564,31 @@ pub(super) fn absent(column: &Column, ty: &DataType) -> Result<Expr> {
             .hint("give it a value, or a default when the table is created"));
     }
     assign(Expr::Literal(value, None), &column.name, ty, column.nullable)
+}
+
+/// `plan`, whose first columns are `columns`, with an error for rows that violate one of `checks`.
+pub(super) fn with_checks(
+    plan: LogicalPlan,
+    columns: &[Column],
+    checks: &[(Check, Expr)],
+) -> Result<LogicalPlan> {
+    if checks.is_empty() {
+        return Ok(plan);
+    }
+    let all: Vec<Qualified> = plan.schema().columns();
+    let names: Vec<String> = all.iter().map(|column| column.name.clone()).collect();
+    let mut exprs: Vec<Expr> = all.into_iter().map(Expr::Column).collect();
+    let shown: Vec<(String, Expr)> =
+        columns.iter().map(|column| column.name.clone()).zip(exprs.iter().cloned()).collect();
+    for (check, condition) in checks {
+        let value = exprs.remove(0);
+        exprs.insert(0, functions::check(value, condition.clone(), &check.name, &check.sql, shown.clone()));
+    }
+    let exprs = exprs.into_iter().zip(names).map(|(expr, name)| expr.alias(name));
+    LogicalPlanBuilder::from(plan)
+        .project(exprs.collect::<Vec<_>>())
+        .and_then(LogicalPlanBuilder::build)
+        .map_err(error::from_datafusion)
 }
 
 /// Whether every value of `from` is one of `to`, so that a plain cast cannot fail.

@@ -1,36 +1,48 @@
 //! The catalog's statistics of a table's files, typed.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, UInt64Array};
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
-use skep_catalog::{Column, ColumnStats, DataFile, LakeType, text};
+use skep_catalog::{Column, ColumnStats, DataFile, LakeType, TableDef, Transform, text};
 
 use super::keep::FileFacts;
 
 /// Statistics of `files`, columns by their names in SQL.
 pub(crate) struct Bounds<'a> {
+    def: &'a TableDef,
     columns: HashMap<&'a str, &'a Column>,
     files: &'a [Arc<DataFile>],
 }
 
 impl<'a> Bounds<'a> {
-    pub(crate) fn new(columns: &'a [Column], files: &'a [Arc<DataFile>]) -> Self {
-        Self { columns: columns.iter().map(|column| (column.name.as_str(), column)).collect(), files }
+    pub(crate) fn new(def: &'a TableDef, files: &'a [Arc<DataFile>]) -> Self {
+        let columns = def.columns.iter().map(|column| (column.name.as_str(), column)).collect();
+        Self { def, columns, files }
+    }
+
+    /// What is known of `column` in `file`. One that was added later has its default in older files.
+    fn of(&self, column: &Column, file: &'a DataFile) -> Option<Cow<'a, ColumnStats>> {
+        match file.stats.get(&column.id) {
+            Some(stats) => Some(Cow::Borrowed(stats)),
+            None if self.def.name_in(column, file).is_none() => {
+                Some(Cow::Owned(ColumnStats::absent(column, file.rows)))
+            }
+            None => None,
+        }
     }
 
     fn stats(
         &self,
         name: &str,
-    ) -> Option<(&'a Column, impl Iterator<Item = Option<&'a ColumnStats>> + use<'a>)> {
+    ) -> Option<(&'a Column, impl Iterator<Item = Option<Cow<'a, ColumnStats>>> + use<'_, 'a>)> {
         let column = *self.columns.get(name)?;
-        let files = self.files;
-        // A column that was added later has no statistics in older files, and its default there.
-        Some((column, files.iter().map(|file| file.stats.get(&column.id))))
+        Some((column, self.files.iter().map(move |file| self.of(column, file))))
     }
 
     /// Greatest or least values. None for floats among which may be NaN: by its sign it sorts after or before all
@@ -44,14 +56,15 @@ impl<'a> Bounds<'a> {
         text::array(&column.ty, bounds)
     }
 
-    /// The statistics of a scan of all these files: for the columns at `used` of `schema`, whose columns are the table's.
-    pub(crate) fn statistics(&self, columns: &[Column], schema: &SchemaRef, used: &[usize]) -> Statistics {
+    /// The statistics of a scan of all these files: for the columns at `used` of `schema`, whose first columns are the
+    /// table's.
+    pub(crate) fn statistics(&self, schema: &SchemaRef, used: &[usize]) -> Statistics {
         let mut statistics = Statistics::new_unknown(schema);
         statistics.num_rows = Precision::Exact(self.files.iter().map(|file| to_usize(file.rows)).sum());
         statistics.total_byte_size =
             Precision::Inexact(self.files.iter().map(|file| to_usize(file.bytes)).sum());
         for &at in used {
-            if let (Some(column), Some(field)) = (columns.get(at), schema.fields().get(at)) {
+            if let (Some(column), Some(field)) = (self.def.columns.get(at), schema.fields().get(at)) {
                 statistics.column_statistics[at] = self.column(column, field.data_type());
             }
         }
@@ -73,7 +86,7 @@ impl<'a> Bounds<'a> {
         if matches!(column.ty, LakeType::Varchar | LakeType::Json | LakeType::Blob | LakeType::Uuid) {
             return out;
         }
-        let empty = |file: &DataFile| file.stats.get(&column.id).is_some_and(|stats| stats.values == 0);
+        let empty = |file: &'a DataFile| self.of(column, file).is_some_and(|stats| stats.values == 0);
         let lower = self.bounds(&column.name, false);
         let upper = self.bounds(&column.name, true);
         let exact = is_exact(&column.ty);
@@ -88,7 +101,7 @@ impl<'a> Bounds<'a> {
         out.byte_size = self
             .files
             .iter()
-            .map(|file| file.stats.get(&column.id).map(|stats| to_usize(stats.bytes)))
+            .map(|file| self.of(column, file).map(|stats| to_usize(stats.bytes)))
             .sum::<Option<usize>>()
             .map_or(Precision::Absent, Precision::Inexact);
         out
@@ -147,6 +160,33 @@ impl FileFacts for Bounds<'_> {
             (stats.values + stats.nulls == file.rows).then_some(stats.nulls)
         });
         (!column.ty.is_nested()).then(|| counts.collect())
+    }
+
+    /// By the bucket that a file is of; other keys are seen in the bounds of their columns.
+    fn contained(&self, column: &str, values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        let column = *self.columns.get(column)?;
+        let partitioning = &self.def.partitioning;
+        let (at, key) = partitioning
+            .keys
+            .iter()
+            .enumerate()
+            .find(|(_, key)| key.column == column.id && matches!(key.transform, Transform::Bucket(_)))?;
+        let ty = column.ty.leaf_arrow()?;
+        let mut buckets = HashSet::new();
+        for value in values.iter().filter(|value| !value.is_null()) {
+            let value = value.cast_to(&ty).ok().filter(|cast| !cast.is_null())?.to_array().ok()?;
+            let made = crate::write::apply(key.transform, &value).ok()?;
+            buckets.insert(ScalarValue::try_from_array(&made, 0).ok()?.to_string());
+        }
+        let may = |file: &Arc<DataFile>| {
+            let of_today =
+                file.partition_id == partitioning.id && file.partition.len() == partitioning.keys.len();
+            match &file.partition.get(at).filter(|_| of_today)? {
+                Some(bucket) if buckets.contains(bucket) => None,
+                _ => Some(false),
+            }
+        };
+        Some(self.files.iter().map(may).collect())
     }
 
     fn rows(&self) -> Option<UInt64Array> {

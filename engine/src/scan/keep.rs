@@ -24,6 +24,10 @@ pub(crate) trait FileFacts {
     fn nulls(&self, column: &str) -> Option<UInt64Array>;
     /// Rows.
     fn rows(&self) -> Option<UInt64Array>;
+    /// False where none of the file's values is one of `values`. NULL where it is not known.
+    fn contained(&self, _column: &str, _values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        None
+    }
 }
 
 /// For each file, whether it may hold a row of `schema` that passes all of `filters`.
@@ -72,7 +76,7 @@ impl PruningStatistics for Statistics<'_> {
         self.0.rows().map(|counts| Arc::new(counts) as _)
     }
 
-    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
-        None
+    fn contained(&self, column: &Column, values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        self.0.contained(&column.name, values)
     }
 }

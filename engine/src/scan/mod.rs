@@ -15,6 +15,7 @@
 mod bounds;
 mod groups;
 mod keep;
+mod layout;
 mod report;
 mod rows;
 mod target;
@@ -23,6 +24,7 @@ mod whole;
 pub(crate) use bounds::Bounds;
 pub(crate) use groups::groups;
 pub(crate) use keep::{FileFacts, keep};
+pub(crate) use layout::Layout;
 pub(crate) use report::Fresh;
 pub use report::{Reports, ScanReport};
 pub(crate) use rows::{FILE, POSITION, ROW_ID, RowsCodec};

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use datafusion::common::ScalarValue;
 use datafusion::datasource::TableType;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
@@ -93,16 +93,12 @@ impl TargetTable {
         if kept.is_empty() {
             return Ok(Arc::new(EmptyExec::new(Arc::new(schema))));
         }
-        self.table.same_nesting(&own)?;
         let numbered = wanted.iter().any(|&at| at > self.columns());
-        let (scan, of) = if numbered {
-            let scan = self.scan_files(session, &kept, &own, true).await?;
-            let rows = RowsExec::new(scan).map_err(error::from_datafusion)?;
-            (Arc::new(rows) as Arc<dyn ExecutionPlan>, own.clone())
-        } else {
-            (self.scan_files(session, &kept, &own, false).await?, own.clone())
-        };
-        self.chosen(scan, &wanted, &of)
+        let mut scan = self.scan_files(session, &kept, &own, numbered).await?;
+        if numbered {
+            scan = Arc::new(RowsExec::new(scan).map_err(error::from_datafusion)?);
+        }
+        self.chosen(scan, &wanted)
     }
 
     /// Reads the columns at `own` of `files`, then what is known of each file: for numbered rows the embedded id, the
@@ -114,38 +110,33 @@ impl TargetTable {
         own: &[usize],
         numbered: bool,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let physical = &self.table.physical;
-        let mut in_file: Vec<FieldRef> = physical.fields().iter().cloned().collect();
+        let layout = &self.table.layout;
+        let mut in_file: Vec<FieldRef> = layout.file_schema.fields().iter().cloned().collect();
         let mut of_file = vec![field(FILE, false)];
         if numbered {
             in_file.push(field(ROW_ID_COLUMN, true));
             of_file.extend([field(FIRST, true), field(ROWS, false)]);
         }
-        let (inside, outside) = (in_file.len(), of_file.len());
+        let (inside, known) = (in_file.len(), of_file.len());
+        of_file.extend(layout.numbers(own));
+        // What is known of the file comes last.
+        let mut used = layout.places(own);
+        used.extend(inside + known..inside + of_file.len());
+        used.extend(numbered.then_some(inside - 1));
+        used.extend(inside..inside + known);
         let schema =
             TableSchema::builder(Arc::new(Schema::new(in_file))).with_table_partition_cols(of_file).build();
-        let columns = &self.table.def().columns;
-        let widened = |statistics: Statistics| {
-            let mut statistics = statistics;
-            let missing = inside + outside - statistics.column_statistics.len();
-            let unknown = std::iter::repeat_n(ColumnStatistics::new_unknown(), missing);
-            statistics.column_statistics.extend(unknown);
-            statistics
-        };
-        let statistics = widened(Bounds::new(columns, files).statistics(columns, physical, own));
+        let def = self.table.def();
+        let plain: Vec<usize> = own.iter().copied().filter(|&at| layout.plain(at)).collect();
+        let statistics = Bounds::new(def, files).statistics(schema.table_schema(), &plain);
         let scans = self.table.partitioned(files, own).await?;
         let scans = scans.into_iter().zip(files).map(|(mut scan, file)| {
             scan.partition_values = values(file, numbered);
+            scan.partition_values.extend(layout.values(def, file, own));
             // Only of the file's own columns: those of the partition are computed from their values.
             scan.statistics = None;
             scan
         });
-        let mut used: Vec<usize> = own.to_vec();
-        used.extend(if numbered { physical.fields().len().. } else { inside.. }.take(if numbered {
-            1 + outside
-        } else {
-            outside
-        }));
         let source: Arc<dyn FileSource> = Arc::new(ParquetSource::new(schema));
         let config = FileScanConfigBuilder::new(self.table.store.clone(), source)
             .with_file_groups(groups(scans.collect(), session.config().target_partitions()))
@@ -161,24 +152,20 @@ impl TargetTable {
         if numbered { whole(&scan) } else { Ok(scan) }
     }
 
-    /// The columns at `wanted` of the schema, from a scan of those at `own`.
-    fn chosen(
-        &self,
-        scan: Arc<dyn ExecutionPlan>,
-        wanted: &[usize],
-        own: &[usize],
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    /// The columns at `wanted` of the schema, from the rows of a scan.
+    fn chosen(&self, scan: Arc<dyn ExecutionPlan>, wanted: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
         let given = scan.schema();
-        let exprs = wanted.iter().map(|&at| {
-            let name = self.schema.field(at).name();
-            let from = match own.iter().position(|&other| other == at) {
-                Some(from) => from,
-                None => own.len() + at - self.columns(),
+        let mut exprs: Vec<(Arc<dyn PhysicalExpr>, String)> = Vec::with_capacity(wanted.len());
+        for &at in wanted {
+            let field = &self.schema.fields()[at];
+            let expr = if at < self.columns() {
+                self.table.layout.expr(at, &given, field)?
+            } else {
+                let from = given.index_of(field.name()).map_err(|e| error::from_datafusion(e.into()))?;
+                Arc::new(PhysicalColumn::new(field.name(), from))
             };
-            let column = PhysicalColumn::new(given.field(from).name(), from);
-            (Arc::new(column) as Arc<dyn PhysicalExpr>, name.clone())
-        });
-        let exprs: Vec<_> = exprs.collect();
+            exprs.push((expr, field.name().clone()));
+        }
         let projection = ProjectionExec::try_new(exprs, scan).map_err(error::from_datafusion)?;
         Ok(Arc::new(projection))
     }

@@ -1,16 +1,17 @@
 //! CREATE and DROP.
 
-use datafusion::sql::sqlparser::ast::{self, ColumnOption, DataType};
+use datafusion::sql::sqlparser::ast::{self, ColumnOption, ColumnOptionDef, DataType};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use skep_common::{Error, Result};
 
-use super::copy;
+use super::alteration::{CheckSpec, Clauses};
 use super::read::Reader;
 use super::statement::{
     ColumnSpec, CreateExternal, CreateTable, CreateTableAs, CreateView, Name, Options, Statement,
 };
+use super::{alter, clauses, copy};
 use crate::names;
 
 /// After `CREATE`.
@@ -122,11 +123,11 @@ fn label(reader: &mut Reader<'_>) -> Result<String> {
     Ok(if ident.quote_style == Some('\'') { ident.value } else { names::normalise(&ident) })
 }
 
-fn if_not_exists(reader: &mut Reader<'_>) -> bool {
+pub(super) fn if_not_exists(reader: &mut Reader<'_>) -> bool {
     reader.parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS])
 }
 
-fn if_exists(reader: &mut Reader<'_>) -> bool {
+pub(super) fn if_exists(reader: &mut Reader<'_>) -> bool {
     reader.parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS])
 }
 
@@ -144,28 +145,13 @@ fn schema(reader: &mut Reader<'_>) -> Result<String> {
 fn table(reader: &mut Reader<'_>, or_replace: bool) -> Result<Statement> {
     let if_not_exists = exclusive(reader, or_replace)?;
     let name = reader.name()?;
-    let columns = columns(reader)?;
-    let mut comment = None;
-    loop {
-        let at = reader.here();
-        match reader.peek_word().as_deref() {
-            Some("comment") => {
-                reader.parser.next_token();
-                comment = Some(reader.string("the comment in single quotes")?);
-            }
-            Some("partitioned" | "partition" | "clustered" | "cluster" | "sorted") => {
-                return Err(Error::unsupported("partitioned and clustered tables are not supported by this version")
-                    .at(at)
-                    .hint("leave the clause out: scans skip files by their statistics; ORDER BY in INSERT ... SELECT makes that sharper"));
-            }
-            Some("stored" | "location" | "row") => {
-                return Err(Error::invalid("STORED AS and LOCATION belong to external tables")
-                    .at(at)
-                    .hint("write CREATE EXTERNAL TABLE, or leave the clause out"));
-            }
-            _ => break,
-        }
+    if reader.take_word("like") {
+        let like = reader.name()?;
+        return Ok(Statement::CreateTableLike { name, if_not_exists, or_replace, like });
     }
+    let mut clauses = Clauses::default();
+    let mut columns = columns(reader, Some(&mut clauses.checks))?;
+    let comment = table_clauses(reader, &mut columns, &mut clauses)?;
     let at = reader.here();
     if reader.parser.parse_keyword(Keyword::AS) {
         let query = reader.query()?;
@@ -175,7 +161,7 @@ fn table(reader: &mut Reader<'_>, or_replace: bool) -> Result<Statement> {
                 column.name
             ))
             .at(column.at.unwrap_or(at))
-            .hint("CREATE TABLE with defaults first, then INSERT INTO ... SELECT"));
+            .hint("ALTER TABLE t ALTER COLUMN c SET DEFAULT gives it one afterwards"));
         }
         return Ok(Statement::CreateTableAs(CreateTableAs {
             name,
@@ -183,14 +169,65 @@ fn table(reader: &mut Reader<'_>, or_replace: bool) -> Result<Statement> {
             or_replace,
             columns,
             comment,
+            clauses,
             query,
         }));
     }
     if columns.is_empty() {
-        return reader.expected("columns in parentheses, or AS and a query");
+        return reader.expected("columns in parentheses, LIKE and a table, or AS and a query");
     }
     require_types(&columns)?;
-    Ok(Statement::CreateTable(CreateTable { name, if_not_exists, or_replace, columns, comment }))
+    Ok(Statement::CreateTable(CreateTable { name, if_not_exists, or_replace, columns, comment, clauses }))
+}
+
+/// What stands behind the columns. Returns the comment.
+fn table_clauses(
+    reader: &mut Reader<'_>,
+    columns: &mut Vec<ColumnSpec>,
+    clauses: &mut Clauses,
+) -> Result<Option<String>> {
+    let mut comment = None;
+    loop {
+        let at = reader.here();
+        match reader.peek_word().as_deref() {
+            Some("comment") => {
+                reader.parser.next_token();
+                comment = Some(reader.string("the comment in single quotes")?);
+            }
+            Some("partitioned") => {
+                reader.parser.next_token();
+                by(reader)?;
+                let (keys, declared) = clauses::keys_or_columns(reader, true)?;
+                clauses.partitions = keys;
+                columns.extend(declared);
+            }
+            Some("sorted") => {
+                reader.parser.next_token();
+                by(reader)?;
+                clauses.sorting = clauses::sorting(reader)?;
+            }
+            Some("tblproperties") => {
+                reader.parser.next_token();
+                clauses.properties = clauses::properties(reader)?;
+            }
+            Some("clustered" | "cluster") => {
+                return Err(Error::unsupported("CLUSTERED BY is not supported")
+                    .at(at)
+                    .hint("PARTITIONED BY (bucket(8, column)) and SORTED BY (column) say the same"));
+            }
+            Some("stored" | "location" | "row") => {
+                return Err(Error::invalid("STORED AS and LOCATION belong to external tables")
+                    .at(at)
+                    .hint("write CREATE EXTERNAL TABLE, or leave the clause out"));
+            }
+            _ => return Ok(comment),
+        }
+    }
+}
+
+fn by(reader: &mut Reader<'_>) -> Result<()> {
+    let result = reader.parser.expect_keyword_is(Keyword::BY);
+    reader.ok(result)
 }
 
 /// `IF NOT EXISTS`, which says the opposite of `OR REPLACE`.
@@ -214,26 +251,35 @@ fn require_types(columns: &[ColumnSpec]) -> Result<()> {
     }
 }
 
-/// `(name type NOT NULL DEFAULT x, ...)`, or nothing. Types may be left out.
-fn columns(reader: &mut Reader<'_>) -> Result<Vec<ColumnSpec>> {
+/// `(name type NOT NULL DEFAULT x, CHECK (...), ...)`, or nothing. Types may be left out. Constraints go into `checks`;
+/// without it they are refused.
+fn columns(reader: &mut Reader<'_>, mut checks: Option<&mut Vec<CheckSpec>>) -> Result<Vec<ColumnSpec>> {
     if !reader.parser.consume_token(&Token::LParen) {
         return Ok(Vec::new());
     }
     let mut columns: Vec<ColumnSpec> = Vec::new();
     loop {
         let at = reader.here();
-        if let Some(word @ ("primary" | "foreign" | "unique" | "check" | "constraint")) =
-            reader.peek_word().as_deref()
+        if let Some("primary" | "foreign" | "unique" | "check" | "constraint") = reader.peek_word().as_deref()
             && !matches!(reader.parser.peek_nth_token_ref(1).token, Token::Comma | Token::RParen)
         {
-            let key = if matches!(word, "primary" | "foreign") { " KEY" } else { "" };
-            return Err(constraint(&format!("{}{key}", word.to_uppercase())).at(at));
+            let check = clauses::check(reader)?;
+            match &mut checks {
+                Some(checks) => checks.push(check),
+                None => return Err(constraint("CHECK").at(at)),
+            }
+        } else {
+            let mut column = column(reader)?;
+            if columns.iter().any(|other| other.name == column.name) {
+                return Err(Error::invalid(format!("column '{}' is named twice", column.name)).at(at));
+            }
+            match &mut checks {
+                Some(checks) => checks.append(&mut column.checks),
+                None if column.checks.is_empty() => {}
+                None => return Err(constraint("CHECK").at(at)),
+            }
+            columns.push(column);
         }
-        let column = column(reader)?;
-        if columns.iter().any(|other| other.name == column.name) {
-            return Err(Error::invalid(format!("column '{}' is named twice", column.name)).at(at));
-        }
-        columns.push(column);
         if reader.parser.consume_token(&Token::RParen) {
             return Ok(columns);
         }
@@ -249,49 +295,56 @@ fn column(reader: &mut Reader<'_>) -> Result<ColumnSpec> {
     if bare {
         let result = reader.parser.parse_identifier();
         let name = names::normalise(&reader.ok(result)?);
-        return Ok(ColumnSpec { name, ty: DataType::Unspecified, nullable: true, default: None, at });
+        return Ok(ColumnSpec::new(name, DataType::Unspecified, at));
     }
     let result = reader.parser.parse_column_def();
     let definition = reader.ok(result)?;
-    let mut column = ColumnSpec {
-        name: names::normalise(&definition.name),
-        ty: definition.data_type,
-        nullable: true,
-        default: None,
-        at,
-    };
-    for option in definition.options {
-        let refused = match option.option {
-            ColumnOption::Null => continue,
-            ColumnOption::NotNull => {
-                column.nullable = false;
-                continue;
-            }
-            ColumnOption::Default(expr) => {
-                column.default = Some(expr);
-                continue;
-            }
-            ColumnOption::PrimaryKey(_) => constraint("PRIMARY KEY"),
-            ColumnOption::Unique(_) => constraint("UNIQUE"),
-            ColumnOption::ForeignKey(_) => constraint("REFERENCES"),
-            ColumnOption::Check(_) => constraint("CHECK"),
-            other => Error::unsupported(format!("'{other}' of column '{}' is not supported", column.name))
-                .hint("columns take a type, NOT NULL and DEFAULT"),
-        };
-        return Err(at.map_or(refused.clone(), |at| refused.at(at)));
+    let mut column = ColumnSpec::new(names::normalise(&definition.name), definition.data_type, at);
+    for ColumnOptionDef { name, option: found } in definition.options {
+        option(&mut column, found).map_err(|e| at.map_or(e.clone(), |at| e.at(at)))?;
+        // A constraint may have a name of its own.
+        if let (Some(name), Some(check)) = (name, column.checks.last_mut()) {
+            check.name.get_or_insert(names::normalise(&name));
+        }
     }
     Ok(column)
 }
 
-fn constraint(name: &str) -> Error {
+/// Takes what stands behind the type of a column.
+pub(super) fn option(column: &mut ColumnSpec, option: ColumnOption) -> Result<()> {
+    if let Some(mut check) = alter::column_check(&option) {
+        check.at = column.at;
+        column.checks.push(check);
+        return Ok(());
+    }
+    match option {
+        ColumnOption::Null => {}
+        ColumnOption::NotNull => column.nullable = false,
+        ColumnOption::Default(expr) => column.default = Some(expr),
+        ColumnOption::Comment(text) => column.comment = Some(text),
+        ColumnOption::PrimaryKey(_) => return Err(constraint("PRIMARY KEY")),
+        ColumnOption::Unique(_) => return Err(constraint("UNIQUE")),
+        ColumnOption::ForeignKey(_) => return Err(constraint("REFERENCES")),
+        other => {
+            return Err(Error::unsupported(format!(
+                "'{other}' of column '{}' is not supported",
+                column.name
+            ))
+            .hint("columns take a type, NOT NULL, DEFAULT, CHECK and COMMENT"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn constraint(name: &str) -> Error {
     Error::unsupported(format!("{name} constraints are not supported"))
-        .hint("leave it out; NOT NULL is the constraint that is enforced")
+        .hint("leave it out; NOT NULL and, on tables of the catalog, CHECK are enforced")
 }
 
 fn external(reader: &mut Reader<'_>, or_replace: bool) -> Result<Statement> {
     let if_not_exists = exclusive(reader, or_replace)?;
     let name = reader.name()?;
-    let columns = columns(reader)?;
+    let columns = columns(reader, None)?;
     require_types(&columns)?;
     let mut table = CreateExternal {
         name,
@@ -321,7 +374,7 @@ fn external(reader: &mut Reader<'_>, or_replace: bool) -> Result<Statement> {
                 if reader.parser.peek_token_ref().token != Token::LParen {
                     return reader.expected("partition columns in parentheses");
                 }
-                table.partitions = self::columns(reader)?;
+                table.partitions = self::columns(reader, None)?;
             }
             Some("location") => {
                 reader.parser.next_token();

@@ -11,7 +11,10 @@
 //! - Pure: no catalog, no files. A name that parses may not exist.
 //! - Every syntax error has a [`Position`](skep_common::Position) in the text that was given.
 
+mod alter;
+mod alteration;
 mod care;
+mod clauses;
 mod copy;
 mod create;
 mod dialect;
@@ -22,6 +25,9 @@ mod statement;
 mod transaction;
 mod unsupported;
 
+pub use alteration::{
+    AlterAction, AlterTable, AlterView, CheckSpec, Clauses, ColumnPath, PartitionSpec, SortSpec, ViewAction,
+};
 pub use dialect::SkepDialect;
 pub use statement::{
     Action, Assignment, ColumnSpec, CopyInto, CopySource, CopyTo, CreateExternal, CreateTable, CreateTableAs,

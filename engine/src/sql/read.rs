@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Toke
 use skep_common::{Error, Position, Result};
 
 use super::statement::{Described, Name, Parsed, Statement};
-use super::{SkepDialect, care, copy, create, dml, show, transaction, unsupported};
+use super::{SkepDialect, alter, care, copy, create, dml, show, transaction, unsupported};
 use crate::names;
 
 /// Nesting that a statement may have before it is refused.
@@ -133,6 +133,9 @@ impl<'a> Reader<'a> {
             Keyword::DELETE => dml::delete(self),
             Keyword::MERGE => dml::merge(self),
             Keyword::TRUNCATE => dml::truncate(self),
+            Keyword::ALTER => alter::alter(self),
+            Keyword::COMMENT => alter::comment(self),
+            Keyword::MSCK => self.repair(),
             Keyword::COPY => copy::copy(self),
             Keyword::SHOW => show::show(self),
             Keyword::DESCRIBE | Keyword::DESC => self.describe(),
@@ -175,6 +178,22 @@ impl<'a> Reader<'a> {
             return Err(Error::invalid("EXPLAIN cannot explain EXPLAIN").at(at));
         }
         Ok(Statement::Explain { analyze, verbose, inner: Box::new(inner) })
+    }
+
+    /// `MSCK [REPAIR] TABLE name`, as Hive has it.
+    fn repair(&mut self) -> Result<Statement> {
+        let _ = self.take_word("repair");
+        let result = self.parser.expect_keyword_is(Keyword::TABLE);
+        self.ok(result)?;
+        let table = self.name()?;
+        // They say which of the folders to take up, and a scan takes up all.
+        for word in ["add", "drop", "sync"] {
+            if self.take_word(word) {
+                let result = self.parser.expect_keyword_is(Keyword::PARTITIONS);
+                self.ok(result)?;
+            }
+        }
+        Ok(Statement::Repair { table })
     }
 
     fn describe(&mut self) -> Result<Statement> {

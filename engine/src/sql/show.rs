@@ -42,6 +42,22 @@ pub(super) fn show(reader: &mut Reader<'_>) -> Result<Statement> {
             reader.parser.next_token();
             Ok(Statement::ShowTags)
         }
+        Some("partitions") => {
+            reader.parser.next_token();
+            let _ = from(reader);
+            Ok(Statement::ShowPartitions { table: reader.name()? })
+        }
+        Some("tblproperties") => {
+            reader.parser.next_token();
+            let _ = from(reader);
+            let table = reader.name()?;
+            let mut key = None;
+            if reader.parser.consume_token(&Token::LParen) {
+                key = Some(reader.string("the name of a property in single quotes")?);
+                reader.expect(&Token::RParen)?;
+            }
+            Ok(Statement::ShowProperties { table, key })
+        }
         Some("settings" | "all") => {
             reader.parser.next_token();
             Ok(Statement::ShowSettings { name: None })

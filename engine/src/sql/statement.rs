@@ -5,6 +5,7 @@ use std::fmt;
 use datafusion::sql::sqlparser::ast;
 use skep_common::{Error, Position, Result};
 
+use super::alteration::{AlterTable, AlterView, CheckSpec, Clauses};
 use crate::names;
 
 /// One statement of a script, with where it stood.
@@ -81,8 +82,19 @@ pub struct ColumnSpec {
     pub nullable: bool,
     /// The expression for rows that do not give a value.
     pub default: Option<ast::Expr>,
+    /// What people say about it.
+    pub comment: Option<String>,
+    /// What its values fulfil.
+    pub checks: Vec<CheckSpec>,
     /// Where it stands.
     pub at: Option<Position>,
+}
+
+impl ColumnSpec {
+    /// A column that may hold NULL and has no default.
+    pub fn new(name: String, ty: ast::DataType, at: Option<Position>) -> Self {
+        Self { name, ty, nullable: true, default: None, comment: None, checks: Vec::new(), at }
+    }
 }
 
 /// `NAME value` pairs in parentheses. Names are lower-case; a name without a value has `true`.
@@ -127,6 +139,8 @@ pub struct CreateTable {
     pub columns: Vec<ColumnSpec>,
     /// Its comment.
     pub comment: Option<String>,
+    /// Its constraints, layout and properties.
+    pub clauses: Clauses,
 }
 
 /// `CREATE TABLE name AS query`
@@ -142,6 +156,8 @@ pub struct CreateTableAs {
     pub columns: Vec<ColumnSpec>,
     /// Its comment.
     pub comment: Option<String>,
+    /// Its constraints, layout and properties.
+    pub clauses: Clauses,
     /// Its rows.
     pub query: Box<ast::Query>,
 }
@@ -378,6 +394,28 @@ pub enum Statement {
     CreateExternal(CreateExternal),
     /// `CREATE VIEW`
     CreateView(CreateView),
+    /// `CREATE TABLE name LIKE other`
+    CreateTableLike {
+        /// Its name.
+        name: Name,
+        /// Do nothing if it exists.
+        if_not_exists: bool,
+        /// Replace it if it exists.
+        or_replace: bool,
+        /// The table whose shape it gets.
+        like: Name,
+    },
+    /// `ALTER TABLE`
+    AlterTable(AlterTable),
+    /// `ALTER VIEW`, `COMMENT ON VIEW`
+    AlterView(AlterView),
+    /// `COMMENT ON TABLE` or `COLUMN`
+    Comment(AlterTable),
+    /// `MSCK REPAIR TABLE`, of an external table.
+    Repair {
+        /// The table.
+        table: Name,
+    },
     /// `DROP TABLE`
     DropTable {
         /// Their names.
@@ -429,6 +467,18 @@ pub enum Statement {
     ShowCreate {
         /// The table or view.
         name: Name,
+    },
+    /// `SHOW PARTITIONS table`
+    ShowPartitions {
+        /// The table.
+        table: Name,
+    },
+    /// `SHOW TBLPROPERTIES table`
+    ShowProperties {
+        /// The table.
+        table: Name,
+        /// Only this one.
+        key: Option<String>,
     },
     /// `SHOW name`, `SHOW SETTINGS`
     ShowSettings {
@@ -499,13 +549,21 @@ impl Statement {
             | Self::ShowTables { .. }
             | Self::ShowColumns { .. }
             | Self::ShowCreate { .. }
+            | Self::ShowPartitions { .. }
+            | Self::ShowProperties { .. }
+            | Self::Repair { .. }
             | Self::ShowSettings { .. }
             | Self::ShowSnapshots
             | Self::ShowTags
             | Self::Describe(_) => None,
             Self::CreateSchema { .. } => Some("CREATE SCHEMA"),
             Self::DropSchema { .. } => Some("DROP SCHEMA"),
-            Self::CreateTable(_) | Self::CreateTableAs(_) => Some("CREATE TABLE"),
+            Self::CreateTable(_) | Self::CreateTableAs(_) | Self::CreateTableLike { .. } => {
+                Some("CREATE TABLE")
+            }
+            Self::AlterTable(_) => Some("ALTER TABLE"),
+            Self::AlterView(_) => Some("ALTER VIEW"),
+            Self::Comment(_) => Some("COMMENT"),
             Self::CreateExternal(_) => Some("CREATE EXTERNAL TABLE"),
             Self::CreateView(_) => Some("CREATE VIEW"),
             Self::DropTable { .. } => Some("DROP TABLE"),

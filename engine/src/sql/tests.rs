@@ -49,7 +49,7 @@ fn syntax_errors_say_where_and_what_was_expected() {
     invalid: unterminated string literal (line 1, column 8)
     invalid: expected ')', found the end of the statement (line 1, column 10)
     invalid: expected the end of the statement, found 'SELECT' (line 1, column 10)
-    invalid: expected columns in parentheses, or AS and a query, found the end of the statement (line 1, column 15)
+    invalid: expected columns in parentheses, LIKE and a table, or AS and a query, found the end of the statement (line 1, column 15)
     invalid: expected ',' or ')' after the column, found 'b' (line 1, column 23)
     invalid: column 'a' has no type (line 1, column 17) (hint: as in: name VARCHAR)
     invalid: column 'a' is named twice (line 1, column 24)
@@ -68,11 +68,14 @@ fn what_is_missing_is_named_with_the_way_out() {
         "SAVEPOINT s",
         "BEGIN ISOLATION LEVEL SERIALIZABLE",
         "DELETE FROM t RETURNING a",
-        "ALTER TABLE t ADD COLUMN b INT",
+        "ALTER TABLE t ADD COLUMN b INT FIRST",
+        "ALTER TABLE t ALTER COLUMN a TYPE INT USING a + 1",
+        "ALTER TABLE t DROP PARTITION (a = 1)",
+        "ALTER VIEW v AS SELECT 1",
         "INSERT OVERWRITE t PARTITION (a = 1) SELECT 1",
         "CREATE TABLE t (a INT PRIMARY KEY)",
         "CREATE TABLE t (a INT, PRIMARY KEY (a))",
-        "CREATE TABLE t (a INT) PARTITIONED BY (a)",
+        "CREATE TABLE t (a INT) CLUSTERED BY (a) INTO 4 BUCKETS",
         "CREATE TEMP TABLE t (a INT)",
         "CREATE FUNCTION f",
         "DROP TABLE t CASCADE",
@@ -83,11 +86,14 @@ fn what_is_missing_is_named_with_the_way_out() {
     unsupported: SAVEPOINT is not supported by this version (line 1, column 1) (hint: a statement that fails leaves its transaction as it was before; there are no savepoints)
     unsupported: transactions are isolated by snapshots, not serializable (line 1, column 23) (hint: leave the level out, or say ISOLATION LEVEL SNAPSHOT)
     unsupported: DELETE has no RETURNING (line 1, column 15) (hint: SELECT the rows before or after)
-    unsupported: ALTER is not supported by this version (line 1, column 1) (hint: CREATE TABLE ... AS SELECT makes a table of the shape you want)
+    unsupported: FIRST is not supported: a column is added after the others (line 1, column 32) (hint: leave it out, and name the columns where their order counts)
+    unsupported: USING is not supported: values keep what they are (line 1, column 39) (hint: CREATE OR REPLACE TABLE t AS SELECT ... FROM t computes others)
+    unsupported: ALTER TABLE ... DROP PARTITION is not supported (line 1, column 20) (hint: DELETE FROM t WHERE key = value takes the rows of a partition away)
+    unsupported: ALTER VIEW ... AS is not supported (line 1, column 14) (hint: CREATE OR REPLACE VIEW gives a view another query)
     unsupported: tables of the catalog have no partitions in this version (line 1, column 20) (hint: leave PARTITION out, and give the column a value in the query; DELETE with WHERE makes room for the new rows)
-    unsupported: PRIMARY KEY constraints are not supported (line 1, column 17) (hint: leave it out; NOT NULL is the constraint that is enforced)
-    unsupported: PRIMARY KEY constraints are not supported (line 1, column 24) (hint: leave it out; NOT NULL is the constraint that is enforced)
-    unsupported: partitioned and clustered tables are not supported by this version (line 1, column 24) (hint: leave the clause out: scans skip files by their statistics; ORDER BY in INSERT ... SELECT makes that sharper)
+    unsupported: PRIMARY KEY constraints are not supported (line 1, column 17) (hint: leave it out; NOT NULL and, on tables of the catalog, CHECK are enforced)
+    unsupported: PRIMARY KEY constraints are not supported (line 1, column 24) (hint: leave it out; NOT NULL and, on tables of the catalog, CHECK are enforced)
+    unsupported: CLUSTERED BY is not supported (line 1, column 24) (hint: PARTITIONED BY (bucket(8, column)) and SORTED BY (column) say the same)
     unsupported: temporary tables and views are not supported (line 1, column 8) (hint: use WITH inside the query, or a schema of your own for scratch tables)
     unsupported: CREATE FUNCTION is not supported (line 1, column 8) (hint: schemas, tables, external tables and views can be created)
     unsupported: DROP ... CASCADE drops nothing else for tables and views (line 1, column 14) (hint: leave CASCADE out; views that read the table fail until it is back)

@@ -9,12 +9,11 @@ pub(super) fn statement(word: &str) -> Option<Error> {
         "SAVEPOINT" | "RELEASE" => {
             "a statement that fails leaves its transaction as it was before; there are no savepoints"
         }
-        "ALTER" | "RENAME" => "CREATE TABLE ... AS SELECT makes a table of the shape you want",
+        "RENAME" => "ALTER TABLE a RENAME TO b gives a table another name",
         "GRANT" | "REVOKE" | "DENY" => "whoever can connect may read and write every table",
-        "COMMENT" => "CREATE TABLE ... COMMENT 'text' sets the comment of a table",
         "PREPARE" | "EXECUTE" | "DEALLOCATE" => "clients prepare statements through Flight SQL",
         "CALL" | "DECLARE" | "FETCH" | "OPEN" | "CLOSE" => "there are no procedures and no cursors",
-        "ANALYZE" | "MSCK" => "statistics are kept with every write; there is nothing to do",
+        "ANALYZE" => "statistics are kept with every write; there is nothing to do",
         "ATTACH" | "DETACH" => "one catalog is open at a time; choose it with --data or --url",
         "LOAD" | "INSTALL" | "EXPORT" | "UNLOAD" | "REPLACE" => {
             "COPY INTO reads files, COPY ... TO writes them"

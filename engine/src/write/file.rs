@@ -23,6 +23,7 @@ use skep_common::{Error, Kind, Result};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::partition::Keys;
 use super::{Compression, Moved, WriteTarget};
 use crate::error::from_datafusion;
 
@@ -41,6 +42,7 @@ pub(super) struct Files {
     schema: SchemaRef,
     store: Arc<dyn ObjectStore>,
     properties: WriterProperties,
+    keys: Keys,
     /// Float columns that had a value that is no number: files from then on have no bounds of them.
     unbounded: BTreeSet<i64>,
     memory: MemoryReservation,
@@ -53,7 +55,9 @@ pub(super) struct Files {
 }
 
 struct Open {
+    /// Below the folder of the table.
     name: String,
+    partition: Vec<Option<String>>,
     writer: AsyncArrowWriter<Upload>,
     nans: Nans,
     rows: u64,
@@ -79,6 +83,7 @@ impl Files {
             .build();
         Ok(Self {
             schema: target.schema(),
+            keys: Keys::new(&target.columns, &target.partitions)?,
             target,
             store,
             properties,
@@ -104,17 +109,31 @@ impl Files {
                 conform(&rows, &self.schema)?
             }
         };
-        let nans = nan_columns(&self.target.columns, &batch);
+        if self.keys.is_empty() {
+            return self.put(&batch, &[], "").await;
+        }
+        for run in self.keys.runs(&batch)? {
+            if self.open.as_ref().is_some_and(|open| open.partition != run.values) {
+                self.close().await?;
+            }
+            self.put(&run.rows, &run.values, &run.folder).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds rows of one partition to its file.
+    async fn put(&mut self, batch: &RecordBatch, partition: &[Option<String>], folder: &str) -> Result<()> {
+        let nans = nan_columns(&self.target.columns, batch);
         if !nans.is_subset(&self.unbounded) {
             self.close().await?;
             self.unbounded.extend(nans);
         }
         if self.open.is_none() {
-            self.open = Some(self.start()?);
+            self.open = Some(self.start(partition, folder)?);
         }
         let Some(open) = &mut self.open else { return Ok(()) };
-        open.nans.observe(&batch);
-        open.writer.write(&batch).await.map_err(failed)?;
+        open.nans.observe(batch);
+        open.writer.write(batch).await.map_err(failed)?;
         open.rows += batch.num_rows() as u64;
         let held = open.writer.memory_size();
         if held > ROW_GROUP_BYTES || self.memory.try_resize(held).is_err() {
@@ -128,9 +147,9 @@ impl Files {
         Ok(())
     }
 
-    fn start(&self) -> Result<Open> {
-        let name = format!("skep-{}.parquet", Uuid::now_v7());
-        let path = self.target.directory().join(name.as_str());
+    fn start(&self, partition: &[Option<String>], folder: &str) -> Result<Open> {
+        let name = format!("{folder}skep-{}.parquet", Uuid::now_v7());
+        let path = below(&self.target.directory(), &name)?;
         let shown = match self.target.store.strip_prefix("file://") {
             Some(_) => format!("/{path}"),
             None => format!("{}/{path}", self.target.store.trim_end_matches('/')),
@@ -140,7 +159,7 @@ impl Files {
         let properties = without_bounds(properties, &self.target.columns, &self.unbounded).build();
         let writer = AsyncArrowWriter::try_new(upload, Arc::clone(&self.schema), Some(properties));
         let nans = Nans::new(&self.target.columns);
-        Ok(Open { name, writer: writer.map_err(failed)?, nans, rows: 0 })
+        Ok(Open { name, partition: partition.to_vec(), writer: writer.map_err(failed)?, nans, rows: 0 })
     }
 
     async fn close(&mut self) -> Result<()> {
@@ -160,7 +179,7 @@ impl Files {
             rows,
             bytes: upload.bytes,
             footer: footer_size(&upload.tail)?,
-            partition: Vec::new(),
+            partition: open.partition,
             stats,
             moved: self.target.moved == Some(Moved::WithIds),
         });
@@ -190,14 +209,21 @@ impl Drop for Files {
             return;
         }
         let store = Arc::clone(&self.store);
-        let path = |file: &NewFile| self.target.directory().join(file.path.as_str());
-        let paths: Vec<Path> = self.done.iter().map(path).collect();
+        let path = |file: &NewFile| below(&self.target.directory(), &file.path).ok();
+        let paths: Vec<Path> = self.done.iter().filter_map(path).collect();
         clean_up("remove the files of a write that was cut short", async move {
             for path in paths {
                 remove(&store, &path).await;
             }
         });
     }
+}
+
+/// `path` as the catalog names it: what is written in it is not encoded again.
+fn below(directory: &Path, path: &str) -> Result<Path> {
+    let parsed =
+        Path::parse(path).map_err(|e| Error::internal(format!("'{path}' is not a path")).source(e))?;
+    Ok(directory.parts().chain(parsed.parts()).collect())
 }
 
 /// Runs `work` after its owner is gone, if there still is a runtime.
@@ -380,7 +406,8 @@ fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         .map_err(|e| Error::invalid("rows do not fit the table").source(e))
 }
 
-fn conform_array(
+/// `array` under the names and types of `wanted`, matched by position at every depth.
+pub(crate) fn conform_array(
     array: &ArrayRef,
     wanted: &DataType,
 ) -> std::result::Result<ArrayRef, arrow::error::ArrowError> {

@@ -13,7 +13,8 @@
 //!
 //! # Invariants
 //! - File names are unique for each attempt: two attempts of one task never touch one file.
-//! - No empty files. A file holds rows of one partition.
+//! - No empty files. A file holds rows of one partition of the plan, and of one partition of the table. A writer has one
+//!   file open: rows come sorted by the partitions of the table, and those of one partition come to one writer of a task.
 //! - A partition reports exactly one completion, as its last row, after all its files are durable.
 //! - A write cut short leaves no open upload, and removes the files of the partition it was in.
 //!
@@ -22,6 +23,7 @@
 
 mod exec;
 mod file;
+mod partition;
 mod place;
 mod report;
 
@@ -29,11 +31,13 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
-use skep_catalog::{Column, DataFile};
+use skep_catalog::{Column, DataFile, PartitionKey, SortKey};
 use skep_common::{ByteSize, Error, Result};
 
 pub(crate) use exec::WriteCodec;
 pub use exec::WriteExec;
+pub(crate) use file::conform_array;
+pub(crate) use partition::apply;
 pub use place::{Spread, plan_write, scanned_bytes};
 pub use report::{changed_rows, collect_report, report_schema};
 
@@ -62,6 +66,12 @@ pub struct WriteTarget {
     pub file_size: ByteSize,
     /// How column chunks are compressed.
     pub compression: Compression,
+    /// A file holds rows of one partition; the rows come sorted by them.
+    #[serde(default)]
+    pub partitions: Vec<PartitionKey>,
+    /// The order of rows inside a partition.
+    #[serde(default)]
+    pub sorting: Vec<SortKey>,
     /// Set for rows that come from other files of the table: behind its columns they have their row id, and whether the
     /// statement changed them, which is counted.
     pub moved: Option<Moved>,
@@ -96,6 +106,8 @@ impl WriteTarget {
             columns,
             file_size: FILE_SIZE,
             compression: Compression::Zstd,
+            partitions: Vec::new(),
+            sorting: Vec::new(),
             moved: None,
         }
     }

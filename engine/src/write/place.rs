@@ -3,17 +3,20 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::physical_plan::FileScanConfig;
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
 use skep_common::{Error, Result};
 
 use super::{WriteExec, WriteTarget};
+use crate::functions;
 
 /// Where a write may spread to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +40,8 @@ const HASHED_COLUMNS: usize = 8;
 /// Rows of a single partition are dealt to them by a hash over their columns: that is the one exchange that both
 /// distributed lanes make a stage of (round-robin ones are dropped by Ballista and stay inside a task of
 /// datafusion-distributed). Rows that already come in several partitions are
-/// written where they are, unless `spread.deal`.
+/// written where they are, unless `spread.deal`. For a table with partitions the hash is over those, so that few files
+/// result, and the rows are sorted by them below each writer.
 ///
 /// # Errors
 /// [`Kind::Internal`](skep_common::Kind::Internal) if a hash over the columns cannot be planned.
@@ -50,12 +54,65 @@ pub fn plan_write(
     let wanted = usize::try_from(scanned_bytes(&input).div_ceil(BYTES_PER_WRITER)).unwrap_or(usize::MAX);
     let per_task = wanted.clamp(tasks, tasks.saturating_mul(cores)).div_ceil(tasks);
     let per_task = NonZeroUsize::new(per_task).unwrap_or(NonZeroUsize::MIN);
-    let one = input.output_partitioning().partition_count() == 1;
-    let input =
-        if (one || spread.deal) && tasks * per_task.get() > 1 { deal(input, per_task)? } else { input };
+    let count = input.output_partitioning().partition_count();
+    let (keys, order) = layout(&target, &input)?;
+    let writers = tasks * per_task.get();
+    let input = if !keys.is_empty() && (writers > 1 || count > 1) {
+        hashed(input, keys, per_task)?
+    } else if (count == 1 || spread.deal) && writers > 1 {
+        deal(input, per_task)?
+    } else {
+        input
+    };
+    let (input, per_task) = match LexOrdering::new(order) {
+        None => (input, per_task),
+        Some(order) => {
+            // Each writer has a partition of its own, or rows of several would mix.
+            let parts = NonZeroUsize::new(input.output_partitioning().partition_count());
+            let sorted = SortExec::new(order, input).with_preserve_partitioning(true);
+            (Arc::new(sorted) as Arc<dyn ExecutionPlan>, parts.unwrap_or(NonZeroUsize::MIN))
+        }
+    };
     let write: Arc<dyn ExecutionPlan> = Arc::new(WriteExec::new(input, target, per_task));
     // Reports of several tasks meet above the write, even if each task has one partition.
     Ok(if tasks > 1 { Arc::new(CoalescePartitionsExec::new(write)) } else { write })
+}
+
+/// What decides the partition of a row.
+type PartitionExprs = Vec<Arc<dyn PhysicalExpr>>;
+
+/// What decides the partition of a row, and the order of rows: by partition, and inside one as the table has it.
+fn layout(
+    target: &WriteTarget,
+    input: &Arc<dyn ExecutionPlan>,
+) -> Result<(PartitionExprs, Vec<PhysicalSortExpr>)> {
+    let schema = input.schema();
+    let column = |id: i64| -> Result<Arc<dyn PhysicalExpr>> {
+        let at = target.columns.iter().position(|column| column.id == id);
+        let at = at.filter(|&at| at < schema.fields().len());
+        let at = at.ok_or_else(|| Error::internal("a key of the table's layout has no column"))?;
+        Ok(Arc::new(Column::new(schema.field(at).name(), at)))
+    };
+    let mut keys = Vec::with_capacity(target.partitions.len());
+    for key in &target.partitions {
+        keys.push(functions::partition(column(key.column)?, key.transform));
+    }
+    let mut order: Vec<PhysicalSortExpr> =
+        keys.iter().map(|key| PhysicalSortExpr::new(Arc::clone(key), SortOptions::default())).collect();
+    for key in &target.sorting {
+        let options = SortOptions { descending: key.descending, nulls_first: key.nulls_first };
+        order.push(PhysicalSortExpr::new(column(key.column)?, options));
+    }
+    Ok((keys, order))
+}
+
+fn hashed(
+    input: Arc<dyn ExecutionPlan>,
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    partitions: NonZeroUsize,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let dealt = RepartitionExec::try_new(input, Partitioning::Hash(keys, partitions.get()));
+    Ok(Arc::new(dealt.map_err(|e| Error::internal("cannot spread the rows of a write").source(e))?))
 }
 
 /// A hash repartition over the columns of `input`.
@@ -70,8 +127,7 @@ fn deal(input: Arc<dyn ExecutionPlan>, partitions: NonZeroUsize) -> Result<Arc<d
     if keys.is_empty() {
         keys = fields().map(column).take(1).collect();
     }
-    let dealt = RepartitionExec::try_new(input, Partitioning::Hash(keys, partitions.get()));
-    Ok(Arc::new(dealt.map_err(|e| Error::internal("cannot spread the rows of a write").source(e))?))
+    hashed(input, keys, partitions)
 }
 
 /// Bytes of the files that `plan` reads, as far as it reads files.

@@ -51,9 +51,9 @@ async fn files_are_tables() {
     2|ink, black|4.0
     3|NULL|NULL
     --
-    id|BIGINT|YES|NULL
-    name|VARCHAR|YES|NULL
-    price|DOUBLE|YES|NULL
+    id|BIGINT|YES|NULL|NULL
+    name|VARCHAR|YES|NULL|NULL
+    price|DOUBLE|YES|NULL|NULL
     --
     1|pen|[a]
     2|NULL|NULL

@@ -48,19 +48,19 @@ async fn names_and_columns_are_shown() {
     --
     lake|raw|BASE TABLE
     --
-    id|INTEGER|NO|NULL
-    name|VARCHAR|YES|'it''s'
-    amount|DECIMAL(10, 2)|YES|1.50
-    day|DATE|YES|NULL
+    id|INTEGER|NO|NULL|NULL
+    name|VARCHAR|YES|'it''s'|NULL
+    amount|DECIMAL(10, 2)|YES|1.50|NULL
+    day|DATE|YES|NULL|NULL
     --
-    name|VARCHAR|YES|'it''s'
-    amount|DECIMAL(10, 2)|YES|1.50
-    day|DATE|YES|NULL
+    name|VARCHAR|YES|'it''s'|NULL
+    amount|DECIMAL(10, 2)|YES|1.50|NULL
+    day|DATE|YES|NULL|NULL
     --
-    id|INTEGER|NO|NULL
-    day|DATE|YES|NULL
+    id|INTEGER|NO|NULL|NULL
+    day|DATE|YES|NULL|NULL
     --
-    next|BIGINT|NO|NULL
+    next|BIGINT|NO|NULL|NULL
     --
     CREATE TABLE lake.raw (
         id INTEGER NOT NULL,

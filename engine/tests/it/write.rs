@@ -95,18 +95,18 @@ async fn tables_of_queries_take_names_and_plain_types() {
         .await
         .unwrap();
     insta::assert_snapshot!(fixture.rows("DESCRIBE t").await, @r#"
-    i|BIGINT|YES|NULL
-    t|VARCHAR|YES|NULL
-    d|DECIMAL(2, 1)|YES|NULL
-    day|DATE|YES|NULL
-    yes|BOOLEAN|YES|NULL
-    at|TIMESTAMP WITH TIME ZONE|YES|NULL
-    nothing|VARCHAR|YES|NULL
+    i|BIGINT|YES|NULL|NULL
+    t|VARCHAR|YES|NULL|NULL
+    d|DECIMAL(2, 1)|YES|NULL|NULL
+    day|DATE|YES|NULL|NULL
+    yes|BOOLEAN|YES|NULL|NULL
+    at|TIMESTAMP WITH TIME ZONE|YES|NULL|NULL
+    nothing|VARCHAR|YES|NULL|NULL
     "#);
     fixture.run("CREATE TABLE u (a, b VARCHAR NOT NULL) AS SELECT 1, 2").await.unwrap();
     insta::assert_snapshot!(fixture.rows("DESCRIBE u").await, @r#"
-    a|BIGINT|YES|NULL
-    b|VARCHAR|NO|NULL
+    a|BIGINT|YES|NULL|NULL
+    b|VARCHAR|NO|NULL|NULL
     "#);
 }
 

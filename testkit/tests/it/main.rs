@@ -9,6 +9,7 @@ mod changes;
 mod crash;
 mod flights;
 mod judge;
+mod judge_ddl;
 mod judge_dml;
 mod lanes_codec;
 mod lanes_faults;

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, lit};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion::sql::sqlparser::ast;
-use skep_catalog::{DataFile, TableDef};
+use skep_catalog::{DataFile, SortKey, TableDef};
 use skep_common::{Error, Result};
 
 use super::{Edit, Rows, syntax};
-use crate::planner::{Planner, tables};
+use crate::planner::{Noted, Planner, tables};
 use crate::sql::{Optimize, Target};
+use crate::write::WriteTarget;
 use crate::{error, names};
 
 /// How full a file is, in hundredths, for it to be left as it is.
@@ -44,6 +45,23 @@ impl Compaction {
             return partitions.into_values().collect();
         }
         partitions.into_values().flat_map(|files| bins(files, file_size)).collect()
+    }
+
+    /// Tells the write how files are laid out: as the table says, but in the statement's order if it has one.
+    ///
+    /// # Errors
+    /// As [`Noted::lay_out`].
+    pub fn lay_out(&self, target: &mut WriteTarget) -> Result<()> {
+        Noted::of(self.table()).lay_out(target)?;
+        if !self.order.is_empty() {
+            let key = |sort: &datafusion::logical_expr::SortExpr| {
+                let Expr::Column(column) = &sort.expr else { return None };
+                let column = self.table().columns.iter().find(|other| other.name == column.name)?;
+                Some(SortKey { column: column.id, descending: !sort.asc, nulls_first: sort.nulls_first })
+            };
+            target.sorting = self.order.iter().filter_map(key).collect();
+        }
+        Ok(())
     }
 
     /// Every row of `files`, with the columns of the table, its row id, and that it did not change.
@@ -136,6 +154,7 @@ mod tests {
             moved: false,
             begin: 0,
             partition: Vec::new(),
+            partition_id: None,
             stats: HashMap::new(),
         })
     }

@@ -90,8 +90,9 @@ impl Planner {
         let rows = TargetTable::new(Arc::clone(&read)).map_err(|e| tables::placed(e, target.table.at))?;
         let rows = Arc::new(rows);
         self.catalogs.put(&schema, TARGET, Arc::clone(&rows) as _);
+        let checks = self.conditions(&table.columns, &table.checks)?;
         let (files, parameters) = (Arc::clone(read.files()), HashMap::new());
-        Ok(Open { target: target.clone(), table, files, rows, schema, parameters })
+        Ok(Open { target: target.clone(), table, files, rows, checks, schema, parameters })
     }
 
     /// The columns that are set, with their values made for them.
@@ -127,6 +128,7 @@ pub(super) struct Open {
     pub(super) table: Arc<TableDef>,
     files: Arc<Vec<Arc<skep_catalog::DataFile>>>,
     rows: Arc<TargetTable>,
+    checks: Vec<(skep_catalog::Check, Expr)>,
     /// Where [`TARGET`] is found.
     pub(super) schema: String,
     /// Types of parameters that nothing else says.
@@ -135,8 +137,8 @@ pub(super) struct Open {
 
 impl Open {
     pub(super) fn edit(self, rows: Rows, insert: Option<LogicalPlan>) -> Edit {
-        let Self { table, files, rows: target, parameters, .. } = self;
-        Edit { table, files, target, rows, insert, parameters }
+        let Self { table, files, rows: target, parameters, checks, .. } = self;
+        Edit { table, files, target, rows, insert, parameters, checks }
     }
 
     pub(super) fn name(&self) -> TableReference {

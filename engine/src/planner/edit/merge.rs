@@ -161,7 +161,7 @@ impl Planner {
         let query = syntax::select(items, vec![syntax::alone(source.clone())], syntax::all(conditions))?;
         let plan = open.plan(self, query).await?;
         let targets: Vec<usize> = set.iter().map(|set| set.at).collect();
-        by_position(plan, &open.table.columns, &targets)
+        self.checked(by_position(plan, &open.table.columns, &targets)?, &open.table)
     }
 
     /// Every column of the table from the one of its name in the source.

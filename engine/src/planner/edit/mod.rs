@@ -34,10 +34,11 @@ use datafusion::common::{Column as Qualified, JoinType, TableReference};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::functions_aggregate::expr_fn::{count, max, sum};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit, when};
-use skep_catalog::{Column, DataFile, TableDef};
+use skep_catalog::{Check, Column, DataFile, TableDef};
 use skep_common::{Error, Result};
 
 use super::parameters_of;
+use super::write::with_checks;
 use crate::error;
 use crate::scan::{FILE, POSITION, ROW_ID, TargetTable};
 
@@ -61,6 +62,8 @@ pub struct Edit {
     insert: Option<LogicalPlan>,
     /// Types of parameters that the plans do not say.
     parameters: HashMap<String, DataType>,
+    /// The constraints of the table.
+    checks: Vec<(Check, Expr)>,
 }
 
 /// The rows that are touched.
@@ -229,7 +232,7 @@ impl Edit {
                     .and_then(|rows| joined(rows, listed, set, &columns))
             }
         };
-        plan.map_err(error::from_datafusion)
+        with_checks(plan.map_err(error::from_datafusion)?, &self.table.columns, &self.checks)
     }
 
     /// Its parameters in order, with the types that their places ask for.
