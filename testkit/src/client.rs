@@ -98,7 +98,7 @@ impl Client {
 pub fn is_query(sql: &str) -> bool {
     let code = sql.lines().filter(|line| !line.trim_start().starts_with("--"));
     let first = code.flat_map(str::split_whitespace).next().unwrap_or_default().to_ascii_lowercase();
-    let words = ["select", "with", "values", "show", "describe", "desc", "explain", "table", "from"];
+    let words = ["select", "with", "values", "show", "msck", "describe", "desc", "explain", "table", "from"];
     first.starts_with('(') || words.contains(&first.as_str())
 }
 

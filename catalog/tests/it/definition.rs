@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
-use skep_catalog::{Change, Check, PartitionKey, SortKey, TableDef, Transform};
+use skep_catalog::{Change, Check, PartitionKey, Snapshot, SortKey, TableDef, Transform, Unchanged};
 use skep_common::Kind;
 
-use crate::lake::{Lake, batch};
+use crate::lake::{Lake, batch, info};
 
 fn rows(from: i64, to: i64) -> RecordBatch {
     let names = StringArray::from_iter_values((from..to).map(|i| format!("name {i}")));
@@ -81,4 +81,26 @@ async fn layouts_that_do_not_fit_are_refused() {
     columns.remove(1);
     let error = lake.commit([Change::SetColumns { table, columns }]).await.unwrap_err();
     assert!(error.message().contains("laid out"), "{error}");
+}
+
+/// Whoever looked at all rows for a constraint did not see those that came before the commit.
+#[tokio::test]
+async fn a_constraint_is_not_added_over_rows_that_nobody_looked_at() {
+    let lake = Lake::new().await;
+    lake.create("lake", "t", &rows(0, 3)).await;
+    let table = lake.table("lake", "t").await.id;
+    let add = |base: Arc<Snapshot>| {
+        let since = base.id;
+        let transaction = lake.catalog.begin(base, info());
+        transaction.apply([Change::SetChecks { table, checks: vec![check("few", "id < 3")] }]).unwrap();
+        transaction.with(Unchanged { table, since });
+        transaction
+    };
+    let late = add(lake.snapshot().await);
+    lake.append("lake", "t", &rows(3, 6)).await;
+    let error = late.commit().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict, "{error}");
+    assert!(lake.table("lake", "t").await.checks.is_empty());
+    add(lake.snapshot().await).commit().await.unwrap();
+    assert_eq!(lake.table("lake", "t").await.checks.len(), 1);
 }

@@ -8,6 +8,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::scalar::ScalarValue;
 use skep_common::{Error, Result};
 use skep_engine::Statement;
+use skep_engine::planner::Noted;
 use skep_engine::write::WriteTarget;
 
 use super::Run;
@@ -89,22 +90,25 @@ impl Run {
         planner: &skep_engine::Planner,
     ) -> Result<Option<WriteTarget>> {
         let root = &self.shared.root;
-        let (folder, columns) = match statement {
+        let (folder, columns, noted) = match statement {
             Statement::Insert(insert) => {
                 let table = planner.writable(&insert.table)?;
-                (table.path.clone(), table.columns.clone())
+                (table.path.clone(), table.columns.clone(), Noted::of(&table))
             }
             Statement::CopyInto(copy) => {
                 let table = planner.writable(&copy.table)?;
-                (table.path.clone(), table.columns.clone())
+                (table.path.clone(), table.columns.clone(), Noted::of(&table))
             }
             Statement::CreateTableAs(create) => {
                 let schema = create.name.schema_or(self.settings.schema());
                 let folder = planner.snapshot().path_of_new_table(schema, &create.name.name);
-                (folder, planner.create_table_as(create).await?.columns)
+                let made = planner.create_table_as(create).await?;
+                (folder, made.columns, made.noted)
             }
             _ => return Ok(None),
         };
-        Ok(Some(WriteTarget::new(&root.store, &root.join(&folder), columns)))
+        let mut target = WriteTarget::new(&root.store, &root.join(&folder), columns);
+        noted.lay_out(&mut target)?;
+        Ok(Some(target))
     }
 }
