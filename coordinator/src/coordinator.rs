@@ -152,12 +152,14 @@ impl DataRoot {
         Ok(Self { store, folder })
     }
 
-    /// A folder of the catalog, given relative to its data path.
+    /// A file or folder of the catalog, given relative to its data path, as the catalog writes it: folders of partitions
+    /// have escapes in their names, which are not escaped again.
     pub(crate) fn join(&self, relative: &str) -> Path {
-        relative
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .fold(self.folder.clone(), |path, part| path.join(part))
+        match Path::parse(relative.trim_matches('/')) {
+            Ok(below) => self.folder.parts().chain(below.parts()).collect(),
+            // What no path can be is escaped, so that it names one file and no other.
+            Err(_) => relative.split('/').fold(self.folder.clone(), |path, part| path.join(part)),
+        }
     }
 }
 
@@ -190,5 +192,8 @@ mod tests {
             assert_eq!((root.store.as_str(), root.join("main/t/").as_ref()), (store, table), "{text}");
         }
         assert!(DataRoot::parse("relative/folder").is_err());
+        let root = DataRoot::parse("/srv/skep/files/").unwrap();
+        let escaped = "lake/t/k=a%20b/skep-1.parquet";
+        assert_eq!(root.join(escaped).as_ref(), format!("srv/skep/files/{escaped}"));
     }
 }

@@ -181,19 +181,14 @@ impl Run {
             .try_collect()
             .await
             .map_err(failed)?;
-        // After the listing: what was committed in between is known by now.
-        let known: HashSet<Path> = self
-            .shared
-            .environment
-            .catalog
-            .known_files()
-            .await?
-            .iter()
-            .map(|file| self.shared.root.join(file))
-            .collect();
+        // After the listing: what was committed in between is known by now. Names of files are unique, whatever a store
+        // makes of the names of their folders.
+        let known = self.shared.environment.catalog.known_files().await?;
+        let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let known: HashSet<String> = known.iter().map(|path| name(path)).collect();
         let store = self.store()?;
         let mut deleted = 0;
-        for path in listed.into_iter().filter(|path| !known.contains(path)) {
+        for path in listed.into_iter().filter(|path| !known.contains(&name(path.as_ref()))) {
             store
                 .delete(&path)
                 .await

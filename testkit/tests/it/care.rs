@@ -73,6 +73,40 @@ fn files_that_nobody_can_read_are_deleted_and_no_others() {
     assert_eq!(parquet(folder.path()).len(), 4);
 }
 
+#[test]
+fn files_in_folders_with_odd_names_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let up = ["up", "--data", data, "--store", "file", "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let server = Server::start(&up).unwrap();
+    let rows = "INSERT INTO lake.t VALUES (1, 'a b'), (2, 'c%20d/e'), (3, NULL), (4, 'f=g')";
+    let output = run(&[
+        "sql",
+        "--url",
+        server.flight(),
+        "--format",
+        "csv",
+        "-c",
+        "CREATE TABLE lake.t (x INT, k VARCHAR) PARTITIONED BY (k)",
+        "-c",
+        rows,
+        "-c",
+        "TRUNCATE lake.t",
+        "-c",
+        rows,
+        "-c",
+        "EXPIRE SNAPSHOTS OLDER THAN now()",
+        "-c",
+        "VACUUM RETAIN 0 HOURS",
+        "-c",
+        "SELECT x FROM lake.t ORDER BY x",
+    ]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(output.stderr.contains("VACUUM 4"), "{output:?}");
+    assert_eq!(output.stdout, "x\n1\n2\n3\n4\n");
+    assert_eq!(parquet(folder.path()).len(), 4);
+}
+
 #[tokio::test]
 async fn duckdb_sees_the_same_rows_after_optimize() {
     let Some(duckdb) = DuckDb::find() else {
