@@ -35,6 +35,23 @@ pub struct Tag {
     pub time: DateTime<Utc>,
 }
 
+/// The files of a table, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileCounts {
+    /// The table.
+    pub table: i64,
+    /// All of them.
+    pub files: u64,
+    /// Those smaller than was asked.
+    pub small: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Bytes of all.
+    pub bytes: u64,
+    /// Bytes of the largest.
+    pub largest: u64,
+}
+
 type Row = (i64, String, i64, Option<String>, Option<String>, Option<String>);
 
 impl Catalog {
@@ -60,6 +77,34 @@ impl Catalog {
             Ok(SnapshotInfo { id, time, schema_version, author, message, changes })
         };
         rows.into_iter().map(info).collect()
+    }
+
+    /// The files of every table with files in `snapshot`, by table; small are those of less than `small` bytes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn file_counts(&self, snapshot: i64, small: u64) -> Result<Vec<FileCounts>> {
+        let rows: Vec<(i64, i64, i64, i64, i64, i64)> = sqlx::query_as(
+            "SELECT table_id, count(*), sum(file_size_bytes < ?2), sum(record_count), sum(file_size_bytes), \
+             max(file_size_bytes) FROM ducklake_data_file \
+             WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1) \
+             GROUP BY table_id ORDER BY table_id",
+        )
+        .bind(snapshot)
+        .bind(i64::try_from(small).unwrap_or(i64::MAX))
+        .fetch_all(self.db().reader())
+        .await
+        .map_err(|e| database_error("cannot count the files of tables", e))?;
+        let count = |value: i64| u64::try_from(value).unwrap_or(0);
+        let counts = |(table, files, small, rows, bytes, largest)| FileCounts {
+            table,
+            files: count(files),
+            small: count(small),
+            rows: count(rows),
+            bytes: count(bytes),
+            largest: count(largest),
+        };
+        Ok(rows.into_iter().map(counts).collect())
     }
 
     /// Gives a snapshot a name, which must be free unless it may be taken from another.

@@ -62,7 +62,7 @@ pub use column::{
 };
 pub use expire::{Expired, Retention, ScheduledFile};
 pub use footer::{Nans, footer_size, nan_columns, stats_from_parquet, without_bounds};
-pub use history::{SnapshotInfo, Tag};
+pub use history::{FileCounts, SnapshotInfo, Tag};
 pub use layout::{BUCKETS_MAX, Check, PartitionKey, Partitioning, SortKey, Transform};
 pub use model::{
     ColumnStats, DIALECT, DataFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot, TableDef, ViewDef,

@@ -1,19 +1,19 @@
-//! `system.snapshots` and `system.tags`: what was committed when.
+//! `system.snapshots`, `system.tags` and `system.table_health`: what was committed when, and in how many files.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
+use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use skep_catalog::{SnapshotInfo, Tag};
+use skep_catalog::{FileCounts, Snapshot, SnapshotInfo, Tag};
 use skep_common::Result;
 
 use super::Planner;
-use crate::error;
+use crate::{error, names};
 
 const ZONE: &str = "UTC";
 
@@ -32,7 +32,22 @@ pub fn schemas() -> Vec<(&'static str, SchemaRef)> {
         text("tags"),
     ];
     let tags = vec![text("tag"), number("snapshot_id"), time("created_at")];
-    vec![("snapshots", Arc::new(Schema::new(snapshots))), ("tags", Arc::new(Schema::new(tags)))]
+    let count = |name| Field::new(name, DataType::UInt64, false);
+    let health = vec![
+        text("table_schema"),
+        text("table_name"),
+        count("files"),
+        count("small_files"),
+        count("rows"),
+        count("bytes"),
+        count("largest_file_bytes"),
+        text("advice"),
+    ];
+    vec![
+        ("snapshots", Arc::new(Schema::new(snapshots))),
+        ("table_health", Arc::new(Schema::new(health))),
+        ("tags", Arc::new(Schema::new(tags))),
+    ]
 }
 
 /// The table of that name, if it is one of these.
@@ -43,6 +58,10 @@ pub(super) async fn table(planner: &Planner, name: &str) -> Result<Option<Arc<dy
     let catalog = &planner.environment.catalog;
     let columns = match name {
         "tags" => tags(&catalog.tags().await?),
+        "table_health" => {
+            let full = planner.settings.file_size().bytes() / 100 * super::edit::FULL;
+            health(planner.snapshot(), &catalog.file_counts(planner.snapshot().id, full).await?)
+        }
         _ => snapshots(&catalog.history().await?, &catalog.tags().await?),
     };
     let batch =
@@ -70,6 +89,32 @@ fn snapshots(all: &[SnapshotInfo], tags: &[Tag]) -> Vec<ArrayRef> {
         texts(all.iter().map(|info| info.message.as_deref())),
         texts(all.iter().map(|info| Some(info.changes.as_str()))),
         texts(all.iter().map(|info| names.get(&info.id).map(String::as_str))),
+    ]
+}
+
+/// The tables with files. Files are small that OPTIMIZE would put together.
+fn health(snapshot: &Snapshot, counts: &[FileCounts]) -> Vec<ArrayRef> {
+    let found = counts.iter().filter_map(|counts| Some((snapshot.table_by_id(counts.table)?, counts)));
+    let found: Vec<_> = found.collect();
+    let advice: Vec<Option<String>> = found
+        .iter()
+        .map(|(table, counts)| {
+            let name = format!("{}.{}", names::quote(&table.schema_name), names::quote(&table.name));
+            (counts.small > 1).then(|| format!("OPTIMIZE {name}"))
+        })
+        .collect();
+    let numbers = |number: fn(&FileCounts) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(found.iter().map(|(_, counts)| number(counts))))
+    };
+    vec![
+        texts(found.iter().map(|(table, _)| Some(table.schema_name.as_str()))),
+        texts(found.iter().map(|(table, _)| Some(table.name.as_str()))),
+        numbers(|counts| counts.files),
+        numbers(|counts| counts.small),
+        numbers(|counts| counts.rows),
+        numbers(|counts| counts.bytes),
+        numbers(|counts| counts.largest),
+        texts(advice.iter().map(Option::as_deref)),
     ]
 }
 

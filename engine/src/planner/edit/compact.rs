@@ -15,7 +15,7 @@ use crate::write::WriteTarget;
 use crate::{error, names};
 
 /// How full a file is, in hundredths, for it to be left as it is.
-const FULL: u64 = 75;
+pub(crate) const FULL: u64 = 75;
 
 /// What OPTIMIZE does to a table.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ mod merge;
 mod syntax;
 
 pub use compact::Compaction;
+pub(super) use compact::FULL;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
