@@ -169,7 +169,7 @@ impl Catalog {
     /// The names, sorted.
     ///
     /// # Errors
-    /// Those of the database.
+    /// Those of the database; [`Kind::Corrupt`](skep_common::Kind::Corrupt) for one that does not read.
     pub async fn tags(&self) -> Result<Vec<Tag>> {
         let rows: Vec<(String, i64, String)> =
             sqlx::query_as("SELECT name, snapshot_id, created_at FROM skep_tag ORDER BY name")
@@ -177,9 +177,12 @@ impl Catalog {
                 .await
                 .map_err(|e| database_error("cannot list the tags", e))?;
         let tag = |(name, snapshot, time): (String, i64, String)| {
-            let time = load::parse_time(&time).unwrap_or_default();
-            Tag { name, snapshot, time }
+            let time = load::parse_time(&time).ok_or_else(|| {
+                Error::corrupt(format!("tag '{name}' has the time '{time}'"))
+                    .hint("give it anew: CREATE OR REPLACE TAG")
+            })?;
+            Ok(Tag { name, snapshot, time })
         };
-        Ok(rows.into_iter().map(tag).collect())
+        rows.into_iter().map(tag).collect()
     }
 }

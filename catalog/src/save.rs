@@ -89,7 +89,8 @@ impl Catalog {
     /// The transactions that were written down and neither committed nor forgotten, the oldest first.
     ///
     /// # Errors
-    /// Those of the database.
+    /// Those of the database; [`Kind::Corrupt`](skep_common::Kind::Corrupt) for one that does not read: whoever leaves it
+    /// out would take its files for nobody's.
     pub async fn saved(&self) -> Result<Vec<Saved>> {
         let rows: Vec<(String, Option<String>, Option<String>, String)> = sqlx::query_as(
             "SELECT key, author, message, saved_at FROM skep_transaction ORDER BY saved_at, key",
@@ -97,10 +98,18 @@ impl Catalog {
         .fetch_all(self.db().reader())
         .await
         .map_err(|e| database_error("cannot list transactions", e))?;
-        let saved = rows.into_iter().filter_map(|(key, author, message, time)| {
-            Some(Saved { key: Uuid::parse_str(&key).ok()?, author, message, time: load::parse_time(&time)? })
+        let saved = rows.into_iter().map(|(key, author, message, time)| {
+            let damaged = || {
+                Error::corrupt(format!(
+                    "the transaction '{key}' that was written down at '{time}' does not read"
+                ))
+                .hint("restore the latest backup of the catalog")
+            };
+            let time = load::parse_time(&time).ok_or_else(damaged)?;
+            let key = Uuid::parse_str(&key).map_err(|e| damaged().source(e))?;
+            Ok(Saved { key, author, message, time })
         });
-        Ok(saved.collect())
+        saved.collect()
     }
 
     /// Forgets the transaction that was written down under `key`. Its files are the caller's to delete.

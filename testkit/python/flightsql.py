@@ -1,6 +1,6 @@
 """What Python programs do through Arrow Flight SQL, checked against a running server.
 
-    python flightsql.py grpc://127.0.0.1:8815
+    python flightsql.py grpc://127.0.0.1:8815 path/to/skep [CHECK...]
 
 Needs adbc-driver-flightsql and pyarrow. Prints one line per check and exits 1 if one fails. The checks use a schema of
 their own, which they drop again.
@@ -273,7 +273,7 @@ def main():
         with connection.cursor() as cursor:
             cursor.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
             cursor.execute(f"CREATE SCHEMA {SCHEMA}")
-        wanted = sys.argv[2:]
+        wanted = sys.argv[3:]
         for function in CHECKS:
             if wanted and function.__name__ not in wanted:
                 continue

@@ -1,6 +1,6 @@
 """The shell as a person uses it: on a terminal, key by key.
 
-    python shell.py path/to/skep grpc://127.0.0.1:8815
+    python shell.py grpc://127.0.0.1:8815 path/to/skep
 
 Needs nothing but the standard library. Prints one line per check and exits 1 if one fails. Each check has a shell of its own;
 all share one file of history.
@@ -19,7 +19,7 @@ import termios
 import time
 import traceback
 
-SKEP, URL = sys.argv[1], sys.argv[2]
+URL, SKEP = sys.argv[1], sys.argv[2]
 PATIENCE = 60
 ENTER, UP, CTRL_C, CTRL_D, TAB = "\r", "\x1b[A", "\x03", "\x04", "\t"
 PROMPT = "skep:main> "

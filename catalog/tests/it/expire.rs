@@ -89,6 +89,21 @@ async fn what_only_expired_snapshots_show_goes() {
 }
 
 #[tokio::test]
+async fn a_damaged_transaction_keeps_files_from_being_taken_for_nobodys() {
+    let lake = Lake::new().await;
+    let mut tx = lake.catalog.db().begin().await.unwrap();
+    sqlx::query(
+        "INSERT INTO skep_transaction VALUES ('no key', 0, NULL, NULL, '[]', '2030-01-01 00:00:00+00')",
+    )
+    .execute(tx.conn())
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(lake.catalog.saved().await.unwrap_err().kind(), Kind::Corrupt);
+    assert_eq!(lake.catalog.known_files().await.unwrap_err().kind(), Kind::Corrupt);
+}
+
+#[tokio::test]
 async fn what_transactions_need_stays() {
     let lake = Lake::new().await;
     lake.create("lake", "t", &rows(0, 10)).await;

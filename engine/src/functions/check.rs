@@ -107,7 +107,8 @@ impl ScalarUDFImpl for Checked {
             other => return Err(internal_datafusion_err!("{NAME} takes a condition and not {other}")),
         };
         if let Some(row) = failed {
-            let names: Vec<String> = serde_json::from_str(&text(args.args.get(4))).unwrap_or_default();
+            let names: Vec<String> = serde_json::from_str(&text(args.args.get(4)))
+                .map_err(|e| internal_datafusion_err!("{NAME} takes names of columns: {e}"))?;
             let columns = args.args.iter().skip(FIRST).map(|value| value.to_array(args.number_rows));
             let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
             let (name, sql) = (text(args.args.get(2)), text(args.args.get(3)));

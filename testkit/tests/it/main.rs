@@ -18,5 +18,6 @@ mod lanes_rows;
 mod lanes_write;
 mod process;
 mod pty;
+mod python;
 mod slt;
 mod tpch;
