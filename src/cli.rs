@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use skep_metadb::Location;
+
 use crate::config::{FLIGHT_PORT, HTTP_PORT, StoreKind};
 
 /// A SQL warehouse in one program: lake, warehouse and mart over replicated Parquet
@@ -56,6 +58,10 @@ pub(crate) struct Up {
     /// Where tables keep their files, chosen when the folder is created
     #[arg(long, value_enum)]
     pub(crate) store: Option<StoreKind>,
+    /// The catalog's database: a PostgreSQL server, postgres://USER@HOST/DATABASE, whose password PGPASSWORD or
+    /// ~/.pgpass may hold, or an SQLite file. A new folder remembers a server; unless said, a folder holds its catalog
+    #[arg(long, value_name = "LOCATION", env = "SKEP_CATALOG", hide_env_values = true)]
+    pub(crate) catalog: Option<Location>,
     /// Memory for queries, such as 4GiB; 60 % of the machine's unless said
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<skep_common::ByteSize>,
@@ -84,6 +90,10 @@ pub(crate) struct Sql {
     /// A data folder
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// The catalog's database: a PostgreSQL server, postgres://USER@HOST/DATABASE, whose password PGPASSWORD or
+    /// ~/.pgpass may hold, or an SQLite file. A new folder remembers a server; unless said, a folder holds its catalog
+    #[arg(long, requires = "data", value_name = "LOCATION", env = "SKEP_CATALOG", hide_env_values = true)]
+    pub(crate) catalog: Option<Location>,
     #[command(flatten)]
     pub(crate) shell: skep_repl::Args,
 }

@@ -9,13 +9,15 @@ use skep_cluster::{ChannelConfig, Secret};
 use skep_common::{ByteSize, Error, NodeId, Result, clock};
 use skep_coordinator::Coordinator;
 use skep_engine::runtime;
+use skep_metadb::Location;
 use skep_worker::{Worker, node as worker_node};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::Up;
 use crate::config::StoreKind;
 use crate::folder::Folder;
 use crate::node::{CoordinatorNode, CoordinatorOptions, Doors, bind, data_path, url_of};
-use crate::{memory, signal};
+use crate::{memory, signal, standby};
 
 /// Workers of a new folder when nobody says how many.
 const WORKERS: u16 = 3;
@@ -28,12 +30,13 @@ pub(crate) struct Options {
     pub(crate) workers: Option<u16>,
     pub(crate) store: Option<StoreKind>,
     pub(crate) memory: Option<ByteSize>,
+    pub(crate) catalog: Option<Location>,
 }
 
 impl Options {
     /// The folder as it is.
-    pub(crate) fn embedded(data: &Path) -> Self {
-        Self { data: data.to_owned(), workers: None, store: None, memory: None }
+    pub(crate) fn embedded(data: &Path, catalog: Option<Location>) -> Self {
+        Self { data: data.to_owned(), workers: None, store: None, memory: None, catalog }
     }
 }
 
@@ -50,7 +53,7 @@ impl Cluster {
     /// # Errors
     /// Those of the folder, its databases, and of joining.
     pub(crate) async fn start(options: Options) -> Result<Self> {
-        let folder = Folder::open(&options.data, options.store)?;
+        let folder = Folder::open(&options.data, options.store, options.catalog)?;
         let workers = worker_folders(folder.path(), options.workers)?;
         let (secret, channel) = (Secret::generate(), ChannelConfig::default());
         let memory = runtime::memory(memory::budget(options.memory));
@@ -58,7 +61,9 @@ impl Cluster {
         let listener = bind("the coordinator", ([127, 0, 0, 1], 0).into()).await?;
         let url = url_of("http", &listener, None)?;
         let node = CoordinatorNode::start(CoordinatorOptions {
-            catalog: folder.path().join("catalog.sqlite"),
+            folder: folder.path().to_owned(),
+            identity: folder.identity()?,
+            catalog: folder.catalog(),
             data_path: data_path(&folder)?,
             listener,
             url: url.clone(),
@@ -106,6 +111,11 @@ impl Cluster {
         self.node.coordinator()
     }
 
+    /// Cancelled when a coordinator elsewhere took over.
+    pub(crate) fn lost(&self) -> CancellationToken {
+        self.node.lost()
+    }
+
     pub(crate) fn folder(&self) -> &Folder {
         &self.folder
     }
@@ -143,12 +153,22 @@ fn worker_folders(data: &Path, wanted: Option<u16>) -> Result<Vec<(NodeId, PathB
 pub(crate) async fn up(args: Up) -> Result<ExitCode> {
     let flight = bind("--flight", args.flight).await?;
     let http = bind("--http", args.http).await?;
-    let options = Options { data: args.data, workers: args.workers, store: args.store, memory: args.memory };
+    let options = Options {
+        data: args.data,
+        workers: args.workers,
+        store: args.store,
+        memory: args.memory,
+        catalog: args.catalog,
+    };
     let cluster = Cluster::start(options).await?;
     let doors = Doors::open(cluster.coordinator(), flight, http)?;
     cluster.folder().publish(&doors.endpoint())?;
     println!("{}", doors.ready_line());
-    signal::stop().await?;
+    let lost = cluster.lost();
+    tokio::select! {
+        stopped = signal::stop() => stopped?,
+        () = lost.cancelled() => return Err(standby::taken_over()),
+    }
     doors.close().await;
     cluster.stop().await;
     Ok(ExitCode::SUCCESS)

@@ -22,7 +22,8 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Coordinator {
-    /// The catalog database: a SQLite file, as a path or `sqlite:PATH`. Absent: `catalog.sqlite` in the data folder.
+    /// The catalog database: `postgres://USER@HOST/DATABASE`, or an SQLite file, as a path or `sqlite:PATH`. Absent:
+    /// `catalog.sqlite` in the data folder.
     pub(crate) catalog: Option<String>,
     /// The coordinator's folder (a path), or where tables keep their files (`skep://blocks/`, `file:///folder/`); with
     /// a URL, the folder is that of the catalog.

@@ -16,6 +16,7 @@ mod memory;
 mod node;
 mod signal;
 mod sql;
+mod standby;
 
 use std::process::ExitCode;
 

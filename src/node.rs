@@ -25,6 +25,7 @@ use skep_coordinator::lanes::{self, Lanes};
 use skep_coordinator::{Coordinator, StoreLocator};
 use skep_engine::codec::Codec;
 use skep_engine::{Environment, Locate, Nowhere, runtime};
+use skep_metadb::Location;
 use skep_store::keep::Keeper;
 use skep_store::near::Near;
 use skep_store::probe::Race;
@@ -38,6 +39,7 @@ use url::Url;
 use crate::cli::Role;
 use crate::config::{Config, StoreKind};
 use crate::folder::{Endpoint, Folder};
+use crate::standby::{self, Held};
 use crate::{memory, signal};
 
 /// How long a worker tries to reach its coordinator when it starts.
@@ -75,8 +77,12 @@ pub(crate) fn url_of(scheme: &str, listener: &TcpListener, advertise: Option<&st
 
 /// What a coordinator is started with.
 pub(crate) struct CoordinatorOptions {
-    /// The catalog database; the namespace of blocks and the spill files lie beside it.
-    pub(crate) catalog: PathBuf,
+    /// The coordinator's own folder: spill files, and the namespace of blocks unless a server has it.
+    pub(crate) folder: PathBuf,
+    /// Who this coordinator is, in all its lives.
+    pub(crate) identity: String,
+    /// The catalog database. On a server the namespace of blocks is in it too.
+    pub(crate) catalog: Location,
     /// Where tables keep their files, as the catalog names it.
     pub(crate) data_path: String,
     /// Where other nodes reach it.
@@ -96,6 +102,7 @@ pub(crate) struct CoordinatorOptions {
 /// A coordinator that serves other nodes. Dropping it stops it.
 pub(crate) struct CoordinatorNode {
     coordinator: Coordinator,
+    held: Option<Held>,
     stop: CancellationToken,
     serving: Task<Result<()>>,
     _keeper: Task<()>,
@@ -103,20 +110,30 @@ pub(crate) struct CoordinatorNode {
 }
 
 impl CoordinatorNode {
-    /// Opens the databases and serves the nodes.
+    /// Opens the databases and serves the nodes. If another coordinator keeps the blocks that the catalog on a server
+    /// names, stands by until it is gone.
     ///
     /// # Errors
     /// Those of the databases: corrupt, of a newer version, in use.
     pub(crate) async fn start(options: CoordinatorOptions) -> Result<Self> {
         let clock = clock::system();
-        let folder = options.catalog.parent().unwrap_or(Path::new(".")).to_owned();
-        let catalog = Catalog::open(&options.catalog, OpenOptions::new(options.data_path)).await?;
+        let folder = options.folder;
+        let catalog = Catalog::open(options.catalog.clone(), OpenOptions::new(options.data_path)).await?;
+        let shared = matches!(options.catalog, Location::Postgres(_));
+        let held = if shared && catalog.data_path().starts_with(SKEP_URL) {
+            Some(Held::take(&options.catalog, &options.identity, Arc::clone(&clock)).await?)
+        } else {
+            None
+        };
         let members = Members::new(options.membership, Arc::clone(&clock));
         let nodes: Arc<dyn Nodes> = Arc::new(members.clone());
         let store_config = options.store;
-        let blocks = folder.join("blocks.sqlite");
+        let blocks = if shared { options.catalog } else { folder.join("blocks.sqlite").into() };
         let namespace =
-            Namespace::open(&blocks, store_config.clone(), Arc::clone(&nodes), Arc::clone(&clock)).await?;
+            Namespace::open(blocks, store_config.clone(), Arc::clone(&nodes), Arc::clone(&clock)).await?;
+        if let Some(held) = &held {
+            namespace.fence(held.lease().clone());
+        }
         let remote = RemotePeers::new(options.secret.clone(), options.channel.clone(), store_config.clone());
         let here = options.near.unwrap_or_default();
         let remote: Arc<dyn Peers> = Arc::new(remote);
@@ -173,11 +190,16 @@ impl CoordinatorNode {
         let environment = Environment { catalog, runtime, shared_paths, locate, partitions };
         let coordinator = Coordinator::new(skep_coordinator::Config { environment, lanes, members })?;
         let keeper = Keeper::new(namespace, peers, clock).start();
-        Ok(Self { coordinator, stop, serving, _keeper: keeper, _beside: beside })
+        Ok(Self { coordinator, held, stop, serving, _keeper: keeper, _beside: beside })
     }
 
     pub(crate) fn coordinator(&self) -> &Coordinator {
         &self.coordinator
+    }
+
+    /// Cancelled when another coordinator took over.
+    pub(crate) fn lost(&self) -> CancellationToken {
+        self.held.as_ref().map(|held| held.lost().clone()).unwrap_or_default()
     }
 
     /// Stops serving other nodes.
@@ -186,6 +208,9 @@ impl CoordinatorNode {
         self.stop.cancel();
         // It ends by itself now; how is of no use to anyone.
         let _ = self.serving.join().await;
+        if let Some(held) = self.held {
+            held.release().await;
+        }
     }
 }
 
@@ -272,10 +297,8 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
         Ok(url) if own.data.contains("://") => (None, Some(url)),
         _ => (Some(PathBuf::from(&own.data)), None),
     };
-    let catalog = own.catalog.as_deref().map(|text| {
-        PathBuf::from(text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")).unwrap_or(text))
-    });
-    let base = match (&folder_path, &catalog) {
+    let catalog = own.catalog.as_deref().map(str::parse::<Location>).transpose()?;
+    let base = match (&folder_path, catalog.as_ref().and_then(Location::file)) {
         (Some(folder), _) => folder.clone(),
         (None, Some(catalog)) => match catalog.parent() {
             Some(parent) if parent != Path::new("") => parent.to_owned(),
@@ -283,7 +306,7 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
         },
         (None, None) => PathBuf::from("skep-data"),
     };
-    let folder = Folder::open(&base, folder_path.is_some().then_some(own.store))?;
+    let folder = Folder::open(&base, folder_path.is_some().then_some(own.store), catalog)?;
     let data_path = match url {
         Some(url) => with_slash(url.as_str()),
         None => data_path(&folder)?,
@@ -293,7 +316,9 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
     let http = bind("[coordinator] http", own.http).await?;
     let url = reachable(&listener, own.advertise.as_deref())?;
     let node = CoordinatorNode::start(CoordinatorOptions {
-        catalog: catalog.unwrap_or_else(|| folder.path().join("catalog.sqlite")),
+        folder: folder.path().to_owned(),
+        identity: folder.identity()?,
+        catalog: folder.catalog(),
         data_path,
         listener,
         url: url.clone(),
@@ -309,7 +334,11 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
     let doors = Doors::open(node.coordinator(), flight, http)?;
     folder.publish(&doors.endpoint())?;
     println!("{} listen={}", doors.ready_line(), url.as_str().trim_end_matches('/'));
-    signal::stop().await?;
+    let lost = node.lost();
+    tokio::select! {
+        stopped = signal::stop() => stopped?,
+        () = lost.cancelled() => return Err(standby::taken_over()),
+    }
     doors.close().await;
     node.stop().await;
     Ok(ExitCode::SUCCESS)

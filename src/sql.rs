@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use skep_common::{Result, clock};
+use skep_metadb::Location;
 use skep_repl::Target;
 
 use crate::cli::Sql;
@@ -21,7 +22,7 @@ pub(crate) async fn run(args: Sql) -> Result<ExitCode> {
         let url = args.url.unwrap_or_else(|| skep_repl::DEFAULT_URL.to_owned());
         return Ok(code(skep_repl::run(args.shell, Target::Url(url)).await));
     };
-    let cluster = match open(&data).await? {
+    let cluster = match open(&data, args.catalog).await? {
         Found::Own(cluster) => cluster,
         Found::Served(url) => return Ok(code(skep_repl::run(args.shell, Target::Url(url)).await)),
     };
@@ -41,11 +42,11 @@ enum Found {
 
 /// Opens the folder, or finds its server. A server that starts or stops holds the folder while its door is closed: that
 /// passes.
-async fn open(data: &Path) -> Result<Found> {
+async fn open(data: &Path, catalog: Option<Location>) -> Result<Found> {
     let clock = clock::system();
     let start = clock.instant();
     loop {
-        let error = match Cluster::start(Options::embedded(data)).await {
+        let error = match Cluster::start(Options::embedded(data, catalog.clone())).await {
             Ok(cluster) => return Ok(Found::Own(Box::new(cluster))),
             Err(error) if folder::is_in_use(&error) => error,
             Err(error) => return Err(error),

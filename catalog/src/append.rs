@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use skep_common::{Error, Result};
 use skep_metadb::database_error;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{Any, QueryBuilder};
 
 use crate::column::{self, Column};
 use crate::model::{ColumnStats, NewFile, Snapshot};
@@ -103,7 +103,7 @@ impl Writer<'_> {
                 stats.bytes += bytes;
             }
             let snapshot = self.snapshot;
-            let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+            let mut query: QueryBuilder<Any> = QueryBuilder::new(
                 "INSERT INTO ducklake_data_file (data_file_id, table_id, begin_snapshot, path, path_is_relative, \
                  file_format, record_count, file_size_bytes, footer_size, row_id_start, partition_id) ",
             );
@@ -112,7 +112,7 @@ impl Writer<'_> {
                     .push_bind(id)
                     .push_bind(snapshot)
                     .push_bind(&file.path)
-                    .push_bind(1i64)
+                    .push_bind(true)
                     .push_bind("parquet")
                     .push_bind(count)
                     .push_bind(bytes)
@@ -123,7 +123,7 @@ impl Writer<'_> {
             query.build().execute(self.tx.conn()).await.map_err(|e| database_error(doing(), e))?;
         }
         for chunk in values.chunks(ROWS_MAX) {
-            let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+            let mut query: QueryBuilder<Any> = QueryBuilder::new(
                 "INSERT INTO ducklake_file_partition_value \
                  (data_file_id, table_id, partition_key_index, partition_value) ",
             );
@@ -162,7 +162,7 @@ impl Writer<'_> {
             .flat_map(|(file_id, file)| file.stats.iter().map(move |stats| (file_id, stats)))
             .collect();
         for chunk in rows.chunks(ROWS_MAX) {
-            let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+            let mut query: QueryBuilder<Any> = QueryBuilder::new(
                 "INSERT INTO ducklake_file_column_stats (data_file_id, table_id, column_id, column_size_bytes, \
                  value_count, null_count, min_value, max_value, contains_nan) ",
             );
@@ -176,7 +176,7 @@ impl Writer<'_> {
                     .push_bind(saturated(stats.nulls))
                     .push_bind(&stats.min)
                     .push_bind(&stats.max)
-                    .push_bind(nan.map(i64::from));
+                    .push_bind(nan);
             });
             query.build().execute(self.tx.conn()).await?;
         }
@@ -210,7 +210,8 @@ impl Writer<'_> {
         files: impl Iterator<Item = &ColumnStats>,
     ) -> Result<(), sqlx::Error> {
         let row: Option<GlobalRow> = sqlx::query_as(
-            "SELECT contains_null, contains_nan, min_value, max_value FROM ducklake_table_column_stats \
+            "SELECT CAST(contains_null AS INTEGER), CAST(contains_nan AS INTEGER), min_value, max_value \
+             FROM ducklake_table_column_stats \
              WHERE table_id = ? AND column_id = ?",
         )
         .bind(id)
@@ -249,8 +250,8 @@ impl Writer<'_> {
         sqlx::query(sql)
             .bind(id)
             .bind(leaf.id)
-            .bind(wide.contains_null.map(i64::from))
-            .bind(wide.contains_nan.map(i64::from))
+            .bind(wide.contains_null)
+            .bind(wide.contains_nan)
             .bind(wide.min)
             .bind(wide.max)
             .execute(self.tx.conn())
@@ -266,7 +267,8 @@ impl Writer<'_> {
         first_file: i64,
     ) -> Result<Option<Vec<ColumnStats>>, sqlx::Error> {
         let rows: Vec<FileStatsRow> = sqlx::query_as(
-            "SELECT value_count, null_count, min_value, max_value, contains_nan FROM ducklake_file_column_stats \
+            "SELECT value_count, null_count, min_value, max_value, CAST(contains_nan AS INTEGER) \
+             FROM ducklake_file_column_stats \
              WHERE table_id = ? AND column_id = ? AND data_file_id < ?",
         )
         .bind(id)
@@ -286,10 +288,10 @@ impl Writer<'_> {
     /// or that they are not known.
     async fn all_null(&mut self, id: i64, column: i64, first_file: i64) -> Result<bool, sqlx::Error> {
         let row: (i64,) = sqlx::query_as(
-            "SELECT EXISTS (SELECT 1 FROM ducklake_data_file f \
+            "SELECT count(*) FROM (SELECT 1 FROM ducklake_data_file f \
                LEFT JOIN ducklake_file_column_stats s \
                  ON s.table_id = f.table_id AND s.data_file_id = f.data_file_id AND s.column_id = ?2 \
-               WHERE f.table_id = ?1 AND f.data_file_id < ?3 AND (s.value_count IS NULL OR s.value_count > 0))",
+               WHERE f.table_id = ?1 AND f.data_file_id < ?3 AND (s.value_count IS NULL OR s.value_count > 0) LIMIT 1) AS found",
         )
         .bind(id)
         .bind(column)

@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use skep_common::clock::{self, Clock};
 use skep_common::task::Task;
 use skep_common::{Error, Result};
-use skep_metadb::{MetaDb, WriteTx, database_error};
+use skep_metadb::{Location, MetaDb, WriteTx, database_error};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use crate::check;
@@ -67,21 +68,22 @@ const SNAPSHOTS_MAX: usize = 32;
 const SCHEMAS: [&str; 4] = ["main", "lake", "warehouse", "mart"];
 
 impl Catalog {
-    /// Opens the catalog in the SQLite file at `path`, creating it when the file is absent or empty.
+    /// Opens the catalog in an SQLite file or a PostgreSQL database, creating it when the file is absent, or the
+    /// database empty.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`](skep_common::Kind::Corrupt) if the file is damaged,
+    /// Those of [`MetaDb::open`];
     /// [`Kind::Invalid`](skep_common::Kind::Invalid) if it holds something else, or was written by a newer program,
     /// [`Kind::Unsupported`](skep_common::Kind::Unsupported) if its files are encrypted.
-    pub async fn open(path: &Path, options: OpenOptions) -> Result<Catalog> {
-        let db = MetaDb::open(path, options.database).await?;
+    pub async fn open(location: impl Into<Location>, options: OpenOptions) -> Result<Catalog> {
+        let db = MetaDb::open(location, options.database).await?;
         let created = create_if_empty(&db, &options.data_path, options.clock.as_ref()).await?;
         if !created {
             verify(&db).await?;
         }
         db.migrate("catalog", &ddl::MIGRATIONS).await?;
         let stored = metadata(&db, "data_path").await?.ok_or_else(|| not_a_catalog(&db))?;
-        let data_path = resolve_data_path(&stored, path)?;
+        let data_path = resolve_data_path(&stored, db.location())?;
         Ok(Catalog(Arc::new(Inner {
             db,
             data_path,
@@ -148,12 +150,13 @@ impl Catalog {
     /// [`Kind::NotFound`](skep_common::Kind::NotFound) if the catalog is younger, or the snapshot was expired.
     pub async fn snapshot_as_of(&self, time: DateTime<Utc>) -> Result<Arc<Snapshot>> {
         // The text form sorts as the times do.
-        let row: (Option<i64>,) =
-            sqlx::query_as("SELECT max(snapshot_id) FROM ducklake_snapshot WHERE snapshot_time <= ?")
-                .bind(load::time_text(time))
-                .fetch_one(self.db().reader())
-                .await
-                .map_err(|e| database_error("cannot look for a snapshot", e))?;
+        let row: (Option<i64>,) = sqlx::query_as(
+            "SELECT max(snapshot_id) FROM ducklake_snapshot WHERE snapshot_time <= CAST(? AS TIMESTAMPTZ)",
+        )
+        .bind(load::time_text(time))
+        .fetch_one(self.db().reader())
+        .await
+        .map_err(|e| database_error("cannot look for a snapshot", e))?;
         match row.0 {
             Some(id) => self.snapshot_at(id).await,
             None => Err(Error::not_found(format!("there is no snapshot as old as {time}"))
@@ -253,14 +256,7 @@ impl Drop for Hold {
 async fn create_if_empty(db: &MetaDb, data_path: &str, clock: &dyn Clock) -> Result<bool> {
     let doing = "cannot create the catalog";
     let mut tx = db.begin().await?;
-    let foreign: (i64,) = sqlx::query_as(
-        "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'skep\\_%' ESCAPE '\\' \
-         AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
-    )
-    .fetch_one(tx.conn())
-    .await
-    .map_err(|e| database_error(doing, e))?;
-    if foreign.0 > 0 {
+    if tx.tables().await?.iter().any(|name| !name.starts_with("skep_")) {
         return Ok(false);
     }
     let absolute = data_path.starts_with('/') || data_path.contains("://");
@@ -274,7 +270,7 @@ async fn create_if_empty(db: &MetaDb, data_path: &str, clock: &dyn Clock) -> Res
 }
 
 async fn write_new(tx: &mut WriteTx, data_path: &str, clock: &dyn Clock) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(ddl::TABLES).execute(tx.conn()).await?;
+    sqlx::raw_sql(AssertSqlSafe(ddl::tables(tx.conn().dialect()))).execute(tx.conn()).await?;
     let created_by = concat!("Skep ", env!("CARGO_PKG_VERSION"));
     for (key, value) in [
         ("version", ddl::VERSION),
@@ -291,14 +287,14 @@ async fn write_new(tx: &mut WriteTx, data_path: &str, clock: &dyn Clock) -> Resu
             .await?;
     }
     let next_id = i64::try_from(SCHEMAS.len()).unwrap_or(0);
-    sqlx::query("INSERT INTO ducklake_snapshot VALUES (0, ?, 0, ?, 0)")
+    sqlx::query("INSERT INTO ducklake_snapshot VALUES (0, CAST(? AS TIMESTAMPTZ), 0, ?, 0)")
         .bind(load::time_text(clock.now()))
         .bind(next_id)
         .execute(tx.conn())
         .await?;
     let mut tokens = Vec::new();
     for (id, name) in (0i64..).zip(SCHEMAS) {
-        sqlx::query("INSERT INTO ducklake_schema VALUES (?, ?, 0, NULL, ?, ?, 1)")
+        sqlx::query("INSERT INTO ducklake_schema VALUES (?, CAST(? AS UUID), 0, NULL, ?, ?, true)")
             .bind(id)
             .bind(Uuid::now_v7().to_string())
             .bind(name)
@@ -315,15 +311,10 @@ async fn write_new(tx: &mut WriteTx, data_path: &str, clock: &dyn Clock) -> Resu
 }
 
 async fn verify(db: &MetaDb) -> Result<()> {
-    let table: Option<(i64,)> =
-        sqlx::query_as("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'ducklake_metadata'")
-            .fetch_optional(db.reader())
-            .await
-            .map_err(|e| database_error("cannot read the catalog", e))?;
-    if table.is_none() {
+    if !db.tables().await?.contains("ducklake_metadata") {
         return Err(not_a_catalog(db));
     }
-    let shown = db.path().display().to_string();
+    let shown = db.location();
     match metadata(db, "version").await? {
         Some(version) if version == ddl::VERSION => {}
         Some(version) => {
@@ -345,8 +336,8 @@ async fn verify(db: &MetaDb) -> Result<()> {
 }
 
 fn not_a_catalog(db: &MetaDb) -> Error {
-    Error::invalid(format!("the database '{}' holds tables, but no DuckLake catalog", db.path().display()))
-        .hint("name another file: a new one is created where there is none")
+    Error::invalid(format!("the database '{}' holds tables, but no DuckLake catalog", db.location()))
+        .hint("name another one: a new catalog is created where there is none")
 }
 
 /// A value of the whole catalog.
@@ -361,10 +352,14 @@ async fn metadata(db: &MetaDb, key: &str) -> Result<Option<String>> {
 }
 
 /// A relative path, which only other engines write, starts from the folder of the catalog file.
-fn resolve_data_path(stored: &str, catalog: &Path) -> Result<String> {
+fn resolve_data_path(stored: &str, catalog: &Location) -> Result<String> {
     let mut path = if stored.contains("://") || stored.starts_with('/') {
         stored.to_owned()
     } else {
+        let catalog = catalog.file().ok_or_else(|| {
+            Error::unsupported(format!("the catalog '{catalog}' has the relative data path '{stored}'"))
+                .hint("have the engine that made it attach it with an absolute DATA_PATH")
+        })?;
         let file = std::path::absolute(catalog).map_err(|e| {
             Error::invalid(format!("the path '{}' is not usable", catalog.display())).source(e)
         })?;

@@ -24,10 +24,10 @@ const VIOLATIONS: [&str; 9] = [
     "SELECT 'catalog id ' || id || ' is not below its watermark' FROM ( \
        SELECT schema_id id FROM ducklake_schema UNION ALL SELECT table_id FROM ducklake_table \
        UNION ALL SELECT view_id FROM ducklake_view UNION ALL SELECT table_id FROM skep_external_table \
-       UNION ALL SELECT partition_id FROM ducklake_partition_info) \
+       UNION ALL SELECT partition_id FROM ducklake_partition_info) AS ids \
      WHERE id >= (SELECT next_catalog_id FROM ducklake_snapshot ORDER BY snapshot_id DESC LIMIT 1)",
     "SELECT 'file id ' || id || ' is not below its watermark' FROM ( \
-       SELECT data_file_id id FROM ducklake_data_file UNION ALL SELECT delete_file_id FROM ducklake_delete_file) \
+       SELECT data_file_id id FROM ducklake_data_file UNION ALL SELECT delete_file_id FROM ducklake_delete_file) AS ids \
      WHERE id >= (SELECT next_file_id FROM ducklake_snapshot ORDER BY snapshot_id DESC LIMIT 1)",
     "SELECT 'file ' || f.data_file_id || ' has no statistics of column ' || c.column_name || ' (' || c.column_id || ')' \
      FROM ducklake_data_file f JOIN ducklake_column c ON c.table_id = f.table_id \
@@ -43,10 +43,10 @@ const VIOLATIONS: [&str; 9] = [
     "SELECT 'file ' || f.data_file_id || ' is live and its table is not' FROM ducklake_data_file f \
      WHERE f.end_snapshot IS NULL AND NOT EXISTS (SELECT 1 FROM ducklake_table t \
        WHERE t.table_id = f.table_id AND t.end_snapshot IS NULL)",
-    "SELECT 'the name ' || name || ' is taken twice in schema ' || schema_id FROM ( \
+    "SELECT 'the name ' || max(name) || ' is taken twice in schema ' || schema_id FROM ( \
        SELECT schema_id, table_name name FROM ducklake_table WHERE end_snapshot IS NULL \
        UNION ALL SELECT schema_id, view_name FROM ducklake_view WHERE end_snapshot IS NULL \
-       UNION ALL SELECT schema_id, table_name FROM skep_external_table WHERE end_snapshot IS NULL) \
+       UNION ALL SELECT schema_id, table_name FROM skep_external_table WHERE end_snapshot IS NULL) AS names \
      GROUP BY schema_id, lower(name) HAVING count(*) > 1",
 ];
 
@@ -87,14 +87,15 @@ async fn bounds(db: &MetaDb) -> Result<Vec<String>, sqlx::Error> {
     let types: HashMap<Key, LakeType> =
         types.into_iter().map(|(t, c, ty)| ((t, c), LakeType::from(ty.as_str()))).collect();
     let globals: Vec<GlobalRow> = sqlx::query_as(
-        "SELECT table_id, column_id, contains_null, contains_nan, min_value, max_value \
+        "SELECT table_id, column_id, CAST(contains_null AS INTEGER), CAST(contains_nan AS INTEGER), min_value, max_value \
          FROM ducklake_table_column_stats",
     )
     .fetch_all(db.reader())
     .await?;
     let globals: HashMap<Key, GlobalRow> = globals.into_iter().map(|row| ((row.0, row.1), row)).collect();
     let files: Vec<FileRow> = sqlx::query_as(
-        "SELECT data_file_id, table_id, column_id, value_count, null_count, contains_nan, min_value, max_value \
+        "SELECT data_file_id, table_id, column_id, value_count, null_count, CAST(contains_nan AS INTEGER), \
+         min_value, max_value \
          FROM ducklake_file_column_stats",
     )
     .fetch_all(db.reader())

@@ -57,6 +57,7 @@ async fn attempt(transaction: &Parts, plan: &Plan<'_>) -> Result<Committed> {
     if let Some(snapshot) = snapshot_of_key(&mut tx, transaction).await? {
         return Ok(Committed { snapshot, already: true });
     }
+    tx.lock("ducklake_snapshot").await?;
     let head = head(&mut tx).await?;
     let base = &transaction.base;
     if head.snapshot != base.id {
@@ -102,7 +103,8 @@ async fn snapshot_of_key(tx: &mut WriteTx, transaction: &Parts) -> Result<Option
 
 async fn head(tx: &mut WriteTx) -> Result<Head> {
     let row: Option<(i64, String, i64, i64, i64)> = sqlx::query_as(
-        "SELECT snapshot_id, snapshot_time, schema_version, next_catalog_id, next_file_id FROM ducklake_snapshot \
+        "SELECT snapshot_id, CAST(snapshot_time AS TEXT), schema_version, next_catalog_id, next_file_id \
+         FROM ducklake_snapshot \
          ORDER BY snapshot_id DESC LIMIT 1",
     )
     .fetch_optional(tx.conn())

@@ -1,10 +1,36 @@
-//! The 28 tables of DuckLake 1.0 on SQLite, and our own beside them.
+//! The 28 tables of DuckLake 1.0, and our own beside them.
+
+use std::borrow::Cow;
+
+use skep_metadb::Dialect;
 
 /// The version of the specification that is written, and the only one that is read.
 pub(crate) const VERSION: &str = "1.0";
 
-/// The tables as DuckDB itself makes them on SQLite: it looks columns up by name and trusts their types.
-pub(crate) const TABLES: &str = r#"
+/// The tables as DuckDB itself makes them: it looks columns up by name and trusts their types. Those of SQLite have
+/// numbers for booleans and texts for everything that is neither.
+pub(crate) fn tables(dialect: Dialect) -> Cow<'static, str> {
+    if dialect == Dialect::Sqlite {
+        return Cow::Borrowed(TABLES);
+    }
+    let mut tables = TABLES.to_owned();
+    for (ty, columns) in TYPES_OF_POSTGRES {
+        for column in *columns {
+            for on_sqlite in ["BIGINT", "VARCHAR"] {
+                tables = tables.replace(&format!(" {column} {on_sqlite}"), &format!(" {column} {ty}"));
+            }
+        }
+    }
+    Cow::Owned(tables)
+}
+
+const TYPES_OF_POSTGRES: &[(&str, &[&str])] = &[
+    ("UUID", &["schema_uuid", "table_uuid", "view_uuid"]),
+    ("TIMESTAMP WITH TIME ZONE", &["snapshot_time", "schedule_start"]),
+    ("BOOLEAN", &["path_is_relative", "contains_null", "contains_nan", "nulls_allowed", "is_partition"]),
+];
+
+const TABLES: &str = r#"
     CREATE TABLE ducklake_metadata(
         "key" VARCHAR NOT NULL, "value" VARCHAR NOT NULL, "scope" VARCHAR, scope_id BIGINT);
     CREATE TABLE ducklake_snapshot(
@@ -134,5 +160,13 @@ mod tests {
     #[test]
     fn all_tables_of_the_specification_are_there() {
         assert_eq!(TABLES.matches("CREATE TABLE ducklake_").count(), 28);
+    }
+
+    #[test]
+    fn postgres_has_types_of_its_own() {
+        let tables = tables(Dialect::Postgres);
+        assert_eq!(tables.matches(" UUID").count(), 3);
+        assert_eq!(tables.matches(" TIMESTAMP WITH TIME ZONE").count(), 2);
+        assert_eq!(tables.matches(" BOOLEAN").count(), 11);
     }
 }

@@ -112,8 +112,8 @@ impl Catalog {
     /// Those of the database.
     pub async fn scheduled(&self, until: DateTime<Utc>) -> Result<Vec<ScheduledFile>> {
         let rows: Vec<(String, Option<i64>)> = sqlx::query_as(
-            "SELECT path, path_is_relative FROM ducklake_files_scheduled_for_deletion \
-             WHERE schedule_start <= ? ORDER BY schedule_start, path",
+            "SELECT path, CAST(path_is_relative AS INTEGER) FROM ducklake_files_scheduled_for_deletion \
+             WHERE schedule_start <= CAST(? AS TIMESTAMPTZ) ORDER BY schedule_start, path",
         )
         .bind(load::time_text(until))
         .fetch_all(self.db().reader())
@@ -171,12 +171,12 @@ fn paths(table: &str) -> String {
 
 /// A table keeps its folder through all its rows.
 const JOINED: &str = "JOIN (SELECT table_id, max(schema_id) AS schema_id, max(path) AS path, \
-     min(path_is_relative) AS relative FROM ducklake_table GROUP BY table_id) t ON t.table_id = f.table_id \
-     JOIN (SELECT schema_id, max(path) AS path, min(path_is_relative) AS relative FROM ducklake_schema \
+     min(CASE WHEN NOT path_is_relative THEN 0 ELSE 1 END) AS relative FROM ducklake_table GROUP BY table_id) t ON t.table_id = f.table_id \
+     JOIN (SELECT schema_id, max(path) AS path, min(CASE WHEN NOT path_is_relative THEN 0 ELSE 1 END) AS relative FROM ducklake_schema \
      GROUP BY schema_id) c ON c.schema_id = t.schema_id";
 
 fn full_path() -> &'static str {
-    "CASE WHEN f.path_is_relative = 0 THEN f.path WHEN t.relative = 0 THEN t.path || f.path \
+    "CASE WHEN NOT f.path_is_relative THEN f.path WHEN t.relative = 0 THEN t.path || f.path \
      ELSE coalesce(c.path, '') || t.path || f.path END"
 }
 
@@ -190,10 +190,11 @@ async fn candidates(
     let saved: (Option<i64>,) =
         sqlx::query_as("SELECT min(base) FROM skep_transaction").fetch_one(tx.conn()).await?;
     let needed = bases.into_iter().chain(saved.0).min().unwrap_or(i64::MAX);
-    let all: Vec<(i64, String)> =
-        sqlx::query_as("SELECT snapshot_id, snapshot_time FROM ducklake_snapshot ORDER BY snapshot_id DESC")
-            .fetch_all(tx.conn())
-            .await?;
+    let all: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT snapshot_id, CAST(snapshot_time AS TEXT) FROM ducklake_snapshot ORDER BY snapshot_id DESC",
+    )
+    .fetch_all(tx.conn())
+    .await?;
     let since = load::time_text(retention.since);
     let last = usize::try_from(retention.last).unwrap_or(usize::MAX).max(1);
     let mut gone: Vec<i64> = all
@@ -209,13 +210,15 @@ async fn candidates(
 /// Takes the snapshots in `list`, a JSON array, away, and all that only they showed. Returns how many files that were.
 async fn forget(tx: &mut WriteTx, list: &str, now: &str) -> Result<u64, sqlx::Error> {
     for table in ["ducklake_snapshot", "ducklake_snapshot_changes"] {
-        let sql = format!("DELETE FROM {table} WHERE snapshot_id IN (SELECT value FROM json_each(?))");
+        let sql = format!(
+            "DELETE FROM {table} WHERE snapshot_id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))"
+        );
         sqlx::query(AssertSqlSafe(sql)).bind(list).execute(tx.conn()).await?;
     }
     let mut files = 0;
     for (table, id) in [("ducklake_data_file", "data_file_id"), ("ducklake_delete_file", "delete_file_id")] {
         let absolute =
-            "CASE WHEN f.path_is_relative = 0 OR t.relative = 0 OR c.relative = 0 THEN 0 ELSE 1 END";
+            "CASE WHEN NOT f.path_is_relative OR t.relative = 0 OR c.relative = 0 THEN false ELSE true END";
         let shared = format!(
             "EXISTS (SELECT 1 FROM {table} o WHERE o.table_id = f.table_id AND o.path = f.path \
              AND o.{id} <> f.{id} AND NOT ({}))",
@@ -223,7 +226,7 @@ async fn forget(tx: &mut WriteTx, list: &str, now: &str) -> Result<u64, sqlx::Er
         );
         let sql = format!(
             "INSERT INTO ducklake_files_scheduled_for_deletion (data_file_id, path, path_is_relative, schedule_start) \
-             SELECT f.{id}, {}, {absolute}, ? FROM {table} f {JOINED} WHERE {} AND NOT {shared}",
+             SELECT f.{id}, {}, {absolute}, CAST(? AS TIMESTAMPTZ) FROM {table} f {JOINED} WHERE {} AND NOT {shared}",
             full_path(),
             dead("f")
         );

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use skep_common::{Error, Result};
 use skep_metadb::{MetaDb, database_error};
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, FromRow, Row};
 
 use crate::model::{ColumnStats, DataFile, FILE_PREFIX, Snapshot, TableDef};
@@ -166,8 +166,8 @@ struct FileRow {
     partial_max: Option<i64>,
 }
 
-impl<'r> FromRow<'r, SqliteRow> for FileRow {
-    fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
+impl<'r> FromRow<'r, AnyRow> for FileRow {
+    fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             data_file_id: row.try_get("data_file_id")?,
             begin_snapshot: row.try_get("begin_snapshot")?,
@@ -188,7 +188,7 @@ impl<'r> FromRow<'r, SqliteRow> for FileRow {
 
 async fn read_added(db: &MetaDb, id: i64, table: &TableDef, since: i64) -> Result<Vec<Arc<DataFile>>> {
     let rows: Vec<FileRow> = sqlx::query_as(
-        "SELECT data_file_id, begin_snapshot, path, path_is_relative, file_format, record_count, file_size_bytes, \
+        "SELECT data_file_id, begin_snapshot, path, CAST(path_is_relative AS INTEGER) AS path_is_relative, file_format, record_count, file_size_bytes, \
          footer_size, row_id_start, encryption_key, mapping_id, partition_id, partial_max FROM ducklake_data_file \
          WHERE table_id = ?1 AND begin_snapshot > ?2 AND begin_snapshot <= ?3 \
          AND (end_snapshot IS NULL OR end_snapshot > ?3) ORDER BY data_file_id",
@@ -241,8 +241,8 @@ async fn read_stats(
     (first, last): (i64, i64),
 ) -> Result<HashMap<i64, HashMap<i64, ColumnStats>>, sqlx::Error> {
     let rows: Vec<StatsRow> = sqlx::query_as(
-        "SELECT data_file_id, column_id, column_size_bytes, value_count, null_count, min_value, max_value, contains_nan \
-         FROM ducklake_file_column_stats WHERE table_id = ? AND data_file_id BETWEEN ? AND ?",
+        "SELECT data_file_id, column_id, column_size_bytes, value_count, null_count, min_value, max_value, \
+         CAST(contains_nan AS INTEGER) FROM ducklake_file_column_stats WHERE table_id = ? AND data_file_id BETWEEN ? AND ?",
     )
     .bind(table)
     .bind(first)
@@ -332,15 +332,14 @@ async fn check_hidden_rows(db: &MetaDb, snapshot: i64, table: &TableDef) -> Resu
     if deletes.is_some() {
         return Err(refuse(table, "has rows deleted by delete files, which skep does not read"));
     }
-    let inlined: Vec<(String,)> = sqlx::query_as(
-        "SELECT i.table_name FROM ducklake_inlined_data_tables i JOIN sqlite_master m ON m.name = i.table_name \
-         WHERE i.table_id = ?",
-    )
-    .bind(table.id)
-    .fetch_all(db.reader())
-    .await
-    .map_err(|e| database_error(doing(), e))?;
-    for (name,) in inlined {
+    let tables = db.tables().await?;
+    let inlined: Vec<(String,)> =
+        sqlx::query_as("SELECT table_name FROM ducklake_inlined_data_tables WHERE table_id = ?")
+            .bind(table.id)
+            .fetch_all(db.reader())
+            .await
+            .map_err(|e| database_error(doing(), e))?;
+    for (name,) in inlined.into_iter().filter(|(name,)| tables.contains(name)) {
         let query = format!(
             "SELECT 1 FROM \"{}\" WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1) LIMIT 1",
             name.replace('"', "\"\"")
@@ -354,12 +353,7 @@ async fn check_hidden_rows(db: &MetaDb, snapshot: i64, table: &TableDef) -> Resu
             return Err(refuse(table, "has rows inlined in the catalog, which skep does not read"));
         }
     }
-    let deletes: Option<(i64,)> = sqlx::query_as("SELECT 1 FROM sqlite_master WHERE name = ?")
-        .bind(format!("ducklake_inlined_delete_{}", table.id))
-        .fetch_optional(db.reader())
-        .await
-        .map_err(|e| database_error(doing(), e))?;
-    if deletes.is_some() {
+    if tables.contains(&format!("ducklake_inlined_delete_{}", table.id)) {
         return Err(refuse(table, "has deletions inlined in the catalog, which skep does not read"));
     }
     Ok(())

@@ -61,7 +61,7 @@ impl Catalog {
     /// Those of the database.
     pub async fn history(&self) -> Result<Vec<SnapshotInfo>> {
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT s.snapshot_id, s.snapshot_time, s.schema_version, c.author, c.commit_message, c.changes_made \
+            "SELECT s.snapshot_id, CAST(s.snapshot_time AS TEXT), s.schema_version, c.author, c.commit_message, c.changes_made \
              FROM ducklake_snapshot s LEFT JOIN ducklake_snapshot_changes c ON c.snapshot_id = s.snapshot_id \
              ORDER BY s.snapshot_id",
         )
@@ -85,8 +85,8 @@ impl Catalog {
     /// Those of the database.
     pub async fn file_counts(&self, snapshot: i64, small: u64) -> Result<Vec<FileCounts>> {
         let rows: Vec<(i64, i64, i64, i64, i64, i64)> = sqlx::query_as(
-            "SELECT table_id, count(*), sum(file_size_bytes < ?2), sum(record_count), sum(file_size_bytes), \
-             max(file_size_bytes) FROM ducklake_data_file \
+            "SELECT table_id, count(*), count(CASE WHEN file_size_bytes < ?2 THEN 1 END), \
+             CAST(sum(record_count) AS BIGINT), CAST(sum(file_size_bytes) AS BIGINT), max(file_size_bytes) FROM ducklake_data_file \
              WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1) \
              GROUP BY table_id ORDER BY table_id",
         )

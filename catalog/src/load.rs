@@ -8,8 +8,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use skep_common::{Error, Result};
 use skep_metadb::{MetaDb, database_error};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, QueryBuilder, Row, Sqlite};
+use sqlx::any::AnyRow;
+use sqlx::{Any, FromRow, QueryBuilder, Row};
 use uuid::Uuid;
 
 use crate::calendar;
@@ -22,12 +22,13 @@ use crate::types::LakeType;
 /// Loads snapshot `id`. The definitions are shared with `near` if no definition changed between the two.
 pub(crate) async fn snapshot(db: &MetaDb, id: i64, near: Option<&Snapshot>) -> Result<Snapshot> {
     let doing = || format!("cannot read snapshot {id}");
-    let head: Option<(String, i64)> =
-        sqlx::query_as("SELECT snapshot_time, schema_version FROM ducklake_snapshot WHERE snapshot_id = ?")
-            .bind(id)
-            .fetch_optional(db.reader())
-            .await
-            .map_err(|e| database_error(doing(), e))?;
+    let head: Option<(String, i64)> = sqlx::query_as(
+        "SELECT CAST(snapshot_time AS TEXT), schema_version FROM ducklake_snapshot WHERE snapshot_id = ?",
+    )
+    .bind(id)
+    .fetch_optional(db.reader())
+    .await
+    .map_err(|e| database_error(doing(), e))?;
     let Some((time, schema_version)) = head else {
         return Err(no_snapshot(id));
     };
@@ -152,7 +153,7 @@ fn unsigned(value: Option<i64>) -> u64 {
 
 async fn sizes(db: &MetaDb, id: i64) -> Result<HashMap<i64, (u64, u64)>, sqlx::Error> {
     let rows: Vec<(i64, Option<i64>, Option<i64>)> = sqlx::query_as(
-        "SELECT table_id, sum(record_count), sum(file_size_bytes) FROM ducklake_data_file \
+        "SELECT table_id, CAST(sum(record_count) AS BIGINT), CAST(sum(file_size_bytes) AS BIGINT) FROM ducklake_data_file \
          WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1) GROUP BY table_id",
     )
     .bind(id)
@@ -163,7 +164,7 @@ async fn sizes(db: &MetaDb, id: i64) -> Result<HashMap<i64, (u64, u64)>, sqlx::E
 
 async fn schemas(db: &MetaDb, id: i64) -> Result<HashMap<i64, SchemaDef>, sqlx::Error> {
     let rows: Vec<(i64, String, Option<String>, Option<i64>)> = sqlx::query_as(
-        "SELECT schema_id, schema_name, path, path_is_relative FROM ducklake_schema \
+        "SELECT schema_id, schema_name, path, CAST(path_is_relative AS INTEGER) FROM ducklake_schema \
          WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
     )
     .bind(id)
@@ -196,7 +197,8 @@ struct TableRow {
 
 async fn table_rows(db: &MetaDb, id: i64) -> Result<Vec<TableRow>, sqlx::Error> {
     let rows: Vec<(i64, String, i64, String, Path, Option<i64>)> = sqlx::query_as(
-        "SELECT table_id, table_uuid, schema_id, table_name, path, path_is_relative FROM ducklake_table \
+        "SELECT table_id, CAST(table_uuid AS TEXT), schema_id, table_name, path, CAST(path_is_relative AS INTEGER) \
+         FROM ducklake_table \
          WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
     )
     .bind(id)
@@ -223,7 +225,7 @@ async fn views(
     schemas: &HashMap<i64, SchemaDef>,
 ) -> Result<ByName<ViewDef>, sqlx::Error> {
     let rows: Vec<ViewRow> = sqlx::query_as(
-        "SELECT view_id, view_uuid, schema_id, view_name, dialect, sql, column_aliases FROM ducklake_view \
+        "SELECT view_id, CAST(view_uuid AS TEXT), schema_id, view_name, dialect, sql, column_aliases FROM ducklake_view \
          WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1)",
     )
     .bind(id)
@@ -316,8 +318,8 @@ struct ColumnRow {
 }
 
 /// In the order of the query: a look-up by name would cost more than the query.
-impl<'r> FromRow<'r, SqliteRow> for ColumnRow {
-    fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
+impl<'r> FromRow<'r, AnyRow> for ColumnRow {
+    fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             table_id: row.try_get(0)?,
             column_id: row.try_get(1)?,
@@ -377,14 +379,14 @@ async fn columns(
     id: i64,
     only: Option<&[i64]>,
 ) -> Result<HashMap<i64, TableColumns>, sqlx::Error> {
-    let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+    let mut query: QueryBuilder<Any> = QueryBuilder::new(
         "SELECT table_id, column_id, begin_snapshot, end_snapshot, column_order, column_name, column_type, \
-         initial_default, default_value, nulls_allowed, parent_column FROM ducklake_column",
+         initial_default, default_value, CAST(nulls_allowed AS INTEGER), parent_column FROM ducklake_column",
     );
     filter(&mut query, only);
     query.push(" ORDER BY table_id, begin_snapshot, column_id");
     let rows: Vec<ColumnRow> = query.build_query_as().fetch_all(db.reader()).await?;
-    let mut query: QueryBuilder<Sqlite> =
+    let mut query: QueryBuilder<Any> =
         QueryBuilder::new("SELECT table_id, column_id, physical FROM skep_column");
     filter(&mut query, only);
     let ours: Vec<(i64, i64, String)> = query.build_query_as().fetch_all(db.reader()).await?;
@@ -411,11 +413,11 @@ async fn columns(
     Ok(tables)
 }
 
-fn filter(query: &mut QueryBuilder<Sqlite>, only: Option<&[i64]>) {
+fn filter(query: &mut QueryBuilder<Any>, only: Option<&[i64]>) {
     let Some(ids) = only else { return };
     // A list of numbers as one value: SQLite bounds the number of values, not their length.
     let list = serde_json::Value::from(ids).to_string();
-    query.push(" WHERE table_id IN (SELECT value FROM json_each(").push_bind(list).push("))");
+    query.push(" WHERE table_id IN (SELECT CAST(value AS BIGINT) FROM json_each(").push_bind(list).push("))");
 }
 
 fn table_columns(history: &[ColumnRow], ours: &HashMap<(i64, i64), String>, id: i64) -> TableColumns {

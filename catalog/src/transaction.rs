@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use skep_common::{Error, Result, task};
-use sqlx::SqliteConnection;
+use skep_metadb::Conn;
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Hold};
@@ -190,7 +190,7 @@ pub trait SideEffect: Debug + Send + Sync {
     ///
     /// # Errors
     /// Any error takes the whole commit back and is returned as it is.
-    async fn apply(&self, connection: &mut SqliteConnection, snapshot: i64) -> Result<()>;
+    async fn apply(&self, connection: &mut Conn, snapshot: i64) -> Result<()>;
 }
 
 /// How a commit ended.

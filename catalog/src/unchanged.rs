@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use skep_common::{Error, Result};
+use skep_metadb::Conn;
 use skep_metadb::database_error;
-use sqlx::SqliteConnection;
 
 use crate::transaction::SideEffect;
 
@@ -20,7 +20,7 @@ pub struct Unchanged {
 
 #[async_trait]
 impl SideEffect for Unchanged {
-    async fn apply(&self, connection: &mut SqliteConnection, snapshot: i64) -> Result<()> {
+    async fn apply(&self, connection: &mut Conn, snapshot: i64) -> Result<()> {
         let added: Option<(i64,)> = sqlx::query_as(
             "SELECT begin_snapshot FROM ducklake_data_file \
              WHERE table_id = ? AND begin_snapshot > ? AND begin_snapshot < ? LIMIT 1",

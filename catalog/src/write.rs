@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use skep_common::{Error, Result};
 use skep_metadb::{WriteTx, database_error};
-use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
+use sqlx::{Any, AssertSqlSafe, QueryBuilder};
 use uuid::Uuid;
 
 use crate::changes::{self, Token};
@@ -141,7 +141,7 @@ impl<'a> Writer<'a> {
         sqlx::query(
             "INSERT INTO ducklake_snapshot (snapshot_id, snapshot_time, schema_version, \
              next_catalog_id, next_file_id) \
-             VALUES (?, ?, ?, ?, ?)",
+             VALUES (?, CAST(? AS TIMESTAMPTZ), ?, ?, ?)",
         )
         .bind(self.snapshot)
         .bind(self.time)
@@ -197,11 +197,11 @@ impl<'a> Writer<'a> {
         let id = self.schema(schema).await?;
         let row: Option<(String, String)> = sqlx::query_as(
             "SELECT 'table', table_name FROM ducklake_table \
-             WHERE schema_id = ?1 AND table_name = ?2 COLLATE NOCASE AND end_snapshot IS NULL \
+             WHERE schema_id = ?1 AND lower(table_name) = lower(?2) AND end_snapshot IS NULL \
              UNION ALL SELECT 'view', view_name FROM ducklake_view \
-             WHERE schema_id = ?1 AND view_name = ?2 COLLATE NOCASE AND end_snapshot IS NULL \
+             WHERE schema_id = ?1 AND lower(view_name) = lower(?2) AND end_snapshot IS NULL \
              UNION ALL SELECT 'external table', table_name FROM skep_external_table \
-             WHERE schema_id = ?1 AND table_name = ?2 COLLATE NOCASE AND end_snapshot IS NULL",
+             WHERE schema_id = ?1 AND lower(table_name) = lower(?2) AND end_snapshot IS NULL",
         )
         .bind(id)
         .bind(name)
@@ -217,7 +217,7 @@ impl<'a> Writer<'a> {
         let doing = || format!("cannot create schema '{name}'");
         let taken: Option<(String,)> = sqlx::query_as(
             "SELECT schema_name FROM ducklake_schema \
-             WHERE schema_name = ? COLLATE NOCASE AND end_snapshot IS NULL",
+             WHERE lower(schema_name) = lower(?) AND end_snapshot IS NULL",
         )
         .bind(name)
         .fetch_optional(self.tx.conn())
@@ -230,7 +230,7 @@ impl<'a> Writer<'a> {
         sqlx::query(
             "INSERT INTO ducklake_schema (schema_id, schema_uuid, begin_snapshot, end_snapshot, \
              schema_name, path, path_is_relative) \
-             VALUES (?, ?, ?, NULL, ?, ?, 1)",
+             VALUES (?, CAST(? AS UUID), ?, NULL, ?, ?, true)",
         )
         .bind(id)
         .bind(Uuid::now_v7().to_string())
@@ -298,7 +298,7 @@ impl<'a> Writer<'a> {
         sqlx::query(
             "INSERT INTO ducklake_table (table_id, table_uuid, begin_snapshot, end_snapshot, schema_id, \
              table_name, path, path_is_relative) \
-             VALUES (?, ?, ?, NULL, ?, ?, ?, 1)",
+             VALUES (?, CAST(? AS UUID), ?, NULL, ?, ?, ?, true)",
         )
         .bind(id)
         .bind(table.uuid.to_string())
@@ -321,7 +321,7 @@ impl<'a> Writer<'a> {
     ) -> Result<(), sqlx::Error> {
         for chunk in rows.chunks(ROWS_MAX) {
             let snapshot = self.snapshot;
-            let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+            let mut query: QueryBuilder<Any> = QueryBuilder::new(
                 "INSERT INTO ducklake_column (column_id, begin_snapshot, end_snapshot, table_id, \
                      column_order, \
                  column_name, column_type, initial_default, default_value, nulls_allowed, parent_column, \
@@ -337,7 +337,7 @@ impl<'a> Writer<'a> {
                     .push_bind(column.ty.to_string())
                     .push_bind(&column.initial_default)
                     .push_bind(column.default.as_deref().unwrap_or("NULL"))
-                    .push_bind(i64::from(column.nullable))
+                    .push_bind(column.nullable)
                     .push_bind(*parent)
                     .push_bind(if column.ty.is_nested() { "" } else { "literal" })
                     .push_bind("duckdb");
@@ -350,7 +350,7 @@ impl<'a> Writer<'a> {
     /// Writes down the names that columns have in files.
     pub(crate) async fn name_columns(&mut self, table: i64, columns: &[&Column]) -> Result<(), sqlx::Error> {
         for chunk in columns.chunks(ROWS_MAX) {
-            let mut query: QueryBuilder<Sqlite> =
+            let mut query: QueryBuilder<Any> =
                 QueryBuilder::new("INSERT INTO skep_column (table_id, column_id, physical) ");
             query.push_values(chunk, |mut row, column| {
                 row.push_bind(table).push_bind(column.id).push_bind(&column.physical);
@@ -393,7 +393,7 @@ impl<'a> Writer<'a> {
         sqlx::query(
             "INSERT INTO ducklake_view (view_id, view_uuid, begin_snapshot, end_snapshot, schema_id, \
              view_name, dialect, sql, column_aliases) \
-             VALUES (?, ?, ?, NULL, ?, ?, ?, ?, ?)",
+             VALUES (?, CAST(? AS UUID), ?, NULL, ?, ?, ?, ?, ?)",
         )
         .bind(id)
         .bind(view.uuid.to_string())

@@ -5,12 +5,13 @@
 //!        |            |
 //!     reader()     begin()                    many readers, one writer
 //!        \            /
-//!         SQLite file (WAL, synchronous = FULL)
+//!      SQLite file, or a database of a PostgreSQL server         one way to write SQL for both: `Dialect`
 //! ```
 //!
 //! # Invariants
-//! - At most one write transaction is open in the process, and it holds SQLite's write lock from its first statement:
-//!   what it reads cannot change before it commits.
+//! - At most one write transaction of Skep is open in the database, over all processes: it holds SQLite's write lock, or
+//!   an advisory lock of PostgreSQL, from its first statement. What it reads of our tables cannot change before it
+//!   commits. Tables that other programs write too need a lock of their own on PostgreSQL: [`WriteTx::lock`].
 //! - A [`WriteTx`] that is dropped leaves nothing behind.
 //! - Readers never wait for the writer, and see only committed transactions.
 //! - A component's tables are never older or newer than its code: [`MetaDb::migrate`] brings them up, or refuses.
@@ -18,26 +19,33 @@
 //! # Not here
 //! What the tables mean. The `ducklake_*` tables belong to `catalog`.
 
+mod conn;
+mod dialect;
 mod error;
+mod lease;
+mod location;
 mod migrate;
+mod open;
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_common::{Error, Result};
-use sqlx::sqlite::{
-    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
+use skep_common::{Error, Kind, Result};
+use sqlx::{AnyPool, AssertSqlSafe};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use conn::{Conn, Reader};
+pub use dialect::Dialect;
 pub use error::database_error;
+pub use lease::{Lease, Taken};
+pub use location::Location;
 pub use migrate::MIGRATIONS;
 
 /// How the database is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Create the file when it is absent. Otherwise its absence is an error.
+    /// Create the file when it is absent. Otherwise its absence is an error. A database of a server must be there.
     pub create: bool,
     /// Readers at a time; more wait. 1 to 64.
     pub readers: u32,
@@ -58,78 +66,91 @@ impl Default for Options {
     }
 }
 
-/// A handle to the open database. Cheap to clone; the file closes with the last one.
+/// A handle to the open database. Cheap to clone; it closes with the last one.
 #[derive(Debug, Clone)]
 pub struct MetaDb(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
-    /// A pool of exactly one: its queue is the async mutex around the writer, and a dropped transaction rolls back
-    /// before the connection is handed on.
-    writer: SqlitePool,
-    readers: SqlitePool,
+    location: Location,
+    dialect: Dialect,
+    wait_timeout: Duration,
+    /// The queue of writers. A place in it is waited for long, a connection is not: a server that is gone should be
+    /// heard of soon.
+    writing: Arc<Semaphore>,
+    /// A pool of exactly one: a dropped transaction rolls back before the connection is handed on.
+    writer: AnyPool,
+    readers: Reader,
 }
 
 impl MetaDb {
-    /// Opens the SQLite file at `path`.
+    /// Opens the database.
     ///
     /// # Errors
     /// [`Kind::Corrupt`](skep_common::Kind::Corrupt) if the file is not an SQLite database or is damaged,
     /// [`Kind::NotFound`](skep_common::Kind::NotFound) if it is absent and `create` is off,
-    /// [`Kind::Invalid`](skep_common::Kind::Invalid) if it cannot be opened for writing.
-    pub async fn open(path: &Path, options: Options) -> Result<MetaDb> {
-        let shown = path.display();
-        let exists = path
-            .try_exists()
-            .map_err(|e| Error::invalid(format!("cannot look at the database file '{shown}'")).source(e))?;
-        if !exists && !options.create {
-            return Err(Error::not_found(format!("the database file '{shown}' does not exist")));
-        }
-        let connect = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(options.create)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .auto_vacuum(SqliteAutoVacuum::None)
-            .busy_timeout(options.busy_timeout)
-            .foreign_keys(false);
-        let context = || format!("cannot open the database file '{shown}'");
-        let writer = pool(1, &options)
-            .connect_with(connect.clone())
-            .await
-            .map_err(|e| database_error(context(), e))?;
-        check(&writer).await.map_err(|e| e.context(context()))?;
-        let readers = pool(options.readers.clamp(1, 64), &options)
-            .connect_with(connect.pragma("query_only", "ON"))
-            .await
-            .map_err(|e| database_error(context(), e))?;
-        Ok(MetaDb(Arc::new(Inner { path: path.to_owned(), writer, readers })))
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) if it cannot be opened for writing, or the server does not know
+    /// user, password or database, [`Kind::Unavailable`](skep_common::Kind::Unavailable) if it cannot be reached.
+    pub async fn open(location: impl Into<Location>, options: Options) -> Result<MetaDb> {
+        open::open(location.into(), options).await
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.0.path
+    /// The file or server.
+    pub fn location(&self) -> &Location {
+        &self.0.location
     }
 
-    /// Connections that can only read. Each statement sees the latest commit; a transaction sees one.
-    pub fn reader(&self) -> &SqlitePool {
+    /// What kind of database it is.
+    pub fn dialect(&self) -> Dialect {
+        self.0.dialect
+    }
+
+    /// Connections that can only read. Each statement sees the latest commit.
+    pub fn reader(&self) -> &Reader {
         &self.0.readers
     }
 
-    /// Waits for the writer and takes SQLite's write lock.
+    /// Waits for the writer and takes the lock that only one writer has.
     ///
     /// # Errors
     /// [`Kind::Unavailable`](skep_common::Kind::Unavailable) if another process keeps the lock for longer than
     /// the busy timeout: retry. [`Kind::Exhausted`](skep_common::Kind::Exhausted) if this process does.
     pub async fn begin(&self) -> Result<WriteTx> {
-        let tx = self.0.writer.begin_with("BEGIN IMMEDIATE").await;
-        tx.map(WriteTx).map_err(|e| database_error("cannot begin a write to the metadata database", e))
+        let doing = "cannot begin a write to the metadata database";
+        let queued = tokio::time::timeout(self.0.wait_timeout, Arc::clone(&self.0.writing).acquire_owned());
+        let place = queued.await.ok().and_then(std::result::Result::ok).ok_or_else(|| {
+            Error::new(Kind::Exhausted, doing).hint("too many writers wait for their turn: try again later")
+        })?;
+        let statement = match self.dialect() {
+            Dialect::Sqlite => "BEGIN IMMEDIATE",
+            Dialect::Postgres => "BEGIN",
+        };
+        let tx = self.0.writer.begin_with(statement).await.map_err(|e| database_error(doing, e))?;
+        let mut tx = WriteTx(Conn { tx, dialect: self.dialect() }, place);
+        if self.dialect() == Dialect::Postgres {
+            // The statement after the lock is the first that sees data: whatever was committed before it.
+            sqlx::raw_sql(ADVISORY_LOCK).execute(tx.conn()).await.map_err(|e| database_error(doing, e))?;
+        }
+        Ok(tx)
+    }
+
+    /// The names of the tables that are there.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn tables(&self) -> Result<BTreeSet<String>> {
+        let rows: Vec<(String,)> =
+            sqlx::query_as(tables_of(self.dialect()))
+                .fetch_all(self.reader())
+                .await
+                .map_err(|e| database_error("cannot list the tables of the metadata database", e))?;
+        Ok(rows.into_iter().map(|(name,)| name).collect())
     }
 
     /// Brings the tables of `component` to the last of `steps`, each run once, in one transaction.
     ///
-    /// `steps[i]` is SQL that takes the tables from version `i` to `i + 1`. A step that was released never changes.
+    /// `steps[i]` is SQL that takes the tables from version `i` to `i + 1`, with the types of [`Dialect`]. A step that
+    /// was released never changes.
     ///
     /// # Errors
     /// [`Kind::Invalid`](skep_common::Kind::Invalid) if a newer program wrote the tables.
@@ -139,20 +160,67 @@ impl MetaDb {
 
     /// Waits for running statements, folds the log into the file, and closes it. Handles that remain get errors.
     pub async fn close(&self) {
-        self.0.readers.close().await;
+        self.0.readers.pool.close().await;
         self.0.writer.close().await;
+    }
+}
+
+/// A number that nobody else takes, the letters of the program's name, and one for the schema: each schema of a database
+/// may hold a catalog.
+const ADVISORY_LOCK: &str =
+    "SELECT pg_advisory_xact_lock(1936418160, hashtext(coalesce(current_schema(), '')))";
+
+fn tables_of(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Sqlite => {
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        }
+        Dialect::Postgres => {
+            "SELECT CAST(table_name AS TEXT) FROM information_schema.tables WHERE table_schema = current_schema()"
+        }
     }
 }
 
 /// A write transaction. Dropping it rolls back.
 #[derive(Debug)]
 #[must_use = "dropping a transaction rolls it back"]
-pub struct WriteTx(Transaction<'static, Sqlite>);
+pub struct WriteTx(
+    Conn,
+    #[expect(dead_code, reason = "held until the transaction ends")] OwnedSemaphorePermit,
+);
 
 impl WriteTx {
     /// The connection, inside the transaction.
-    pub fn conn(&mut self) -> &mut SqliteConnection {
+    pub fn conn(&mut self) -> &mut Conn {
         &mut self.0
+    }
+
+    /// The names of the tables that are there.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn tables(&mut self) -> Result<BTreeSet<String>> {
+        let rows: Vec<(String,)> = sqlx::query_as(tables_of(self.0.dialect))
+            .fetch_all(self.conn())
+            .await
+            .map_err(|e| database_error("cannot list the tables of the metadata database", e))?;
+        Ok(rows.into_iter().map(|(name,)| name).collect())
+    }
+
+    /// Keeps other programs from writing to `table` until the end of the transaction; they may read it. Call it before
+    /// reading what must not change. SQLite's write lock does that by itself.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`](skep_common::Kind::Unavailable) if another program writes to it for longer than the busy
+    /// timeout.
+    pub async fn lock(&mut self, table: &'static str) -> Result<()> {
+        if self.0.dialect == Dialect::Postgres {
+            sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")))
+                .execute(self.conn())
+                .await
+                .map_err(|e| database_error(format!("cannot lock {table}"), e))?;
+        }
+        Ok(())
     }
 
     /// Makes everything durable and visible.
@@ -161,33 +229,10 @@ impl WriteTx {
     /// After an error the transaction may or may not have been committed: whoever needs to know writes a key in it,
     /// and looks for the key before trying again.
     pub async fn commit(self) -> Result<()> {
-        self.0.commit().await.map_err(|e| database_error("cannot commit a write to the metadata database", e))
+        self.0
+            .tx
+            .commit()
+            .await
+            .map_err(|e| database_error("cannot commit a write to the metadata database", e))
     }
-}
-
-fn pool(connections: u32, options: &Options) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .min_connections(0)
-        .acquire_timeout(options.wait_timeout)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-}
-
-/// Reads the schema and a page of every table's root: a damaged header or schema shows here and not in a query later.
-async fn check(pool: &SqlitePool) -> Result<()> {
-    let damaged = "the metadata database does not pass its check";
-    sqlx::query("SELECT count(*) FROM sqlite_master")
-        .execute(pool)
-        .await
-        .map_err(|e| database_error(damaged, e))?;
-    let verdict: (String,) = sqlx::query_as("PRAGMA quick_check(1)")
-        .fetch_one(pool)
-        .await
-        .map_err(|e| database_error(damaged, e))?;
-    if verdict.0 != "ok" {
-        return Err(Error::corrupt(damaged).hint(error::RESTORE).source(verdict.0));
-    }
-    Ok(())
 }

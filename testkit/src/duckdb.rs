@@ -36,6 +36,21 @@ impl DuckDb {
         )
     }
 
+    /// Statements that attach the catalog in a PostgreSQL database, which `connection` names, as `skep`.
+    ///
+    /// # Panics
+    /// If the extensions are not there.
+    pub fn attach_postgres(&self, connection: &str) -> String {
+        let extensions =
+            self.extensions.as_ref().expect("SKEP_DUCKDB_EXTENSIONS names the extensions' folder");
+        let load = |name: &str| format!("LOAD '{}/{name}.duckdb_extension';\n", extensions.display());
+        format!(
+            "{}{}ATTACH 'ducklake:postgres:{connection}' AS skep;\n",
+            load("postgres_scanner"),
+            load("ducklake")
+        )
+    }
+
     /// Runs a script and returns the rows of its queries, as text.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! client    a Flight SQL client that keeps errors typed
 //! rows      batches as rows of text, to compare
 //! duckdb    DuckDB as a subprocess: the judge
+//! postgres  a PostgreSQL server of a test's own
 //! slt       SQL test files, run against a server
 //! tpch      TPC-H: data, queries, comparison of engines
 //! workers   workers on loopback in the test, and the lanes over them
@@ -15,6 +16,7 @@
 
 pub mod client;
 pub mod duckdb;
+pub mod postgres;
 pub mod process;
 pub mod rows;
 pub mod slt;

@@ -2,27 +2,33 @@
 //! the shell on a pseudo-terminal, which Python has.
 //!
 //! They are installed from the Python package index into a folder under the target directory. Tests find them by
-//! `SKEP_DUCKDB` (the program), `SKEP_DUCKDB_EXTENSIONS` (the folder of `ducklake.duckdb_extension` and
-//! `sqlite_scanner.duckdb_extension`) and `SKEP_PYTHON`, and are named after what they need, `duckdb`, `adbc` or, as a module, `pty`. `SKEP_REQUIRE_SERVICES` makes a test that misses them fail.
+//! `SKEP_DUCKDB` (the program), `SKEP_DUCKDB_EXTENSIONS` (the folder of its extensions) and `SKEP_PYTHON`, and a PostgreSQL
+//! server of this machine by `SKEP_POSTGRES_BIN` (the folder of `initdb` and `postgres`). Tests are named after what they
+//! need: `duckdb`, `adbc`, `postgres` or, as a module, `pty`. `SKEP_REQUIRE_SERVICES` makes a test that misses them fail.
+//!
+//! The tests of the crates that keep tables in the metadata database run once more, on PostgreSQL (`SKEP_POSTGRES`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::run::{Outcome, cargo, run, target};
+use crate::run::{Outcome, cargo, read, root, run, target};
 use crate::suites;
 
 /// The DuckDB packages are pinned to one another: an extension loads into exactly its own version.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "duckdb-cli==1.5.5",
     "duckdb-extension-ducklake==1.5.5",
     "duckdb-extension-sqlite-scanner==1.5.5",
+    "duckdb-extension-postgres-scanner==1.5.5",
     "adbc-driver-flightsql==1.13.0",
     "adbc-driver-manager==1.13.0",
     "pyarrow==26.0.1",
 ];
 /// What the names of tests that need them contain.
-const TESTS: [&str; 3] = ["duckdb", "adbc", "pty::"];
+const TESTS: [&str; 4] = ["duckdb", "adbc", "pty::", "postgres"];
+/// The crates whose tables are in the metadata database, by their folders.
+const ON_POSTGRES: [&str; 3] = ["metadb", "catalog", "store"];
 
 /// Where the programs are.
 pub(crate) struct Venv {
@@ -46,9 +52,64 @@ pub(crate) fn services() -> Outcome {
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast", "--"]);
     command.args(TESTS).env("SKEP_REQUIRE_SERVICES", "1");
     venv.set(&mut command);
+    let postgres = postgres();
+    match &postgres {
+        Some(programs) => command.env("SKEP_POSTGRES_BIN", programs),
+        None => command.args(["--skip", "postgres"]),
+    };
     run(command)?;
     println!("services: ran the tests named after {} with {}", TESTS.join(", "), PACKAGES.join(", "));
-    println!("services: nothing was skipped");
+    match postgres {
+        Some(programs) => {
+            on_postgres(&programs)?;
+            println!("services: ran all tests of {} on PostgreSQL too", ON_POSTGRES.join(", "));
+            println!("services: nothing was skipped");
+        }
+        None => println!(
+            "services: skipped PostgreSQL, the tests named after it and those of {} on it: there is no initdb on the \
+             PATH or under /usr/lib/postgresql",
+            ON_POSTGRES.join(", ")
+        ),
+    }
+    Ok(())
+}
+
+/// The folder of a server's programs, if this machine has them.
+fn postgres() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut installed: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
+    installed.sort();
+    folders.extend(installed.into_iter().rev());
+    let complete = |folder: &PathBuf| ["initdb", "postgres"].iter().all(|name| folder.join(name).is_file());
+    // A link to initdb alone would not find what lies beside it.
+    folders
+        .into_iter()
+        .find(complete)
+        .and_then(|folder| folder.join("initdb").canonicalize().ok()?.parent().map(Path::to_path_buf))
+}
+
+/// Runs all tests of the crates that keep tables in the metadata database, on a server.
+fn on_postgres(programs: &Path) -> Outcome {
+    let listing = read(cargo(&["test", "--workspace", "--no-run", "--message-format", "json"]))?;
+    let value = |line: &str, key: &str| {
+        let key = format!("\"{key}\":\"");
+        let start = line.find(&key)? + key.len();
+        Some(line[start..].split('"').next()?.to_owned())
+    };
+    for line in listing.lines().filter(|line| line.contains("\"reason\":\"compiler-artifact\"")) {
+        let (Some(package), Some(program)) = (value(line, "package_id"), value(line, "executable")) else {
+            continue;
+        };
+        let name = package.rsplit_once('#').map_or("", |(path, _)| path.rsplit('/').next().unwrap_or(""));
+        if !ON_POSTGRES.contains(&name) {
+            continue;
+        }
+        let mut command = Command::new(target()?.join("debug").join("with_postgres"));
+        command.arg(program).env("SKEP_POSTGRES_BIN", programs).current_dir(root().join(name));
+        run(command)?;
+    }
     Ok(())
 }
 

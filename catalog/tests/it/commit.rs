@@ -9,7 +9,7 @@ use skep_catalog::{
     Change, CommitInfo, DIALECT, External, NewFile, SideEffect, Snapshot, columns_from_arrow,
 };
 use skep_common::{Error, Kind, Result, task};
-use sqlx::SqliteConnection;
+use skep_metadb::Conn;
 
 use crate::lake::{Lake, batch, info};
 
@@ -21,7 +21,7 @@ fn rows(from: i64, to: i64) -> RecordBatch {
 
 async fn one<T>(lake: &Lake, sql: &'static str) -> T
 where
-    T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Any> + sqlx::Type<sqlx::Any>,
 {
     let row: (T,) = sqlx::query_as(sql).fetch_one(lake.catalog.db().reader()).await.unwrap();
     row.0
@@ -153,7 +153,7 @@ struct Note(&'static str, Option<Kind>);
 
 #[async_trait]
 impl SideEffect for Note {
-    async fn apply(&self, connection: &mut SqliteConnection, snapshot: i64) -> Result<()> {
+    async fn apply(&self, connection: &mut Conn, snapshot: i64) -> Result<()> {
         sqlx::query("INSERT INTO skep_note VALUES (?, ?)")
             .bind(self.0)
             .bind(snapshot)
@@ -199,7 +199,7 @@ async fn side_effects_land_with_the_commit_or_not_at_all() {
 
 #[tokio::test]
 async fn a_crash_before_the_commit_leaves_nothing() {
-    let lake = Lake::new().await;
+    let lake = Lake::in_file().await;
     lake.create("lake", "t", &rows(0, 5)).await;
     let mut tx = lake.catalog.db().begin().await.unwrap();
     for sql in [
@@ -210,7 +210,7 @@ async fn a_crash_before_the_commit_leaves_nothing() {
         sqlx::query(sql).execute(tx.conn()).await.unwrap();
     }
     // What the disk holds while the transaction is open is what a crash leaves: open a copy of it.
-    let copy = Lake::new().await;
+    let copy = Lake::in_file().await;
     let target = copy.path();
     copy.catalog.db().close().await;
     for suffix in ["", "-wal"] {

@@ -12,6 +12,7 @@ use skep_catalog::{
     columns_from_arrow, footer_size, nan_columns, physical_schema, stats_from_parquet, without_bounds,
 };
 use skep_common::Result;
+use skep_metadb::Location;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -23,14 +24,21 @@ pub(crate) struct Lake {
 impl Lake {
     pub(crate) async fn new() -> Lake {
         let dir = TempDir::new().unwrap();
-        let catalog = open(&dir).await;
+        let catalog = open(&dir, location(&dir)).await;
+        Lake { dir, catalog }
+    }
+
+    /// One whose database is a file, whatever the others are in.
+    pub(crate) async fn in_file() -> Lake {
+        let dir = TempDir::new().unwrap();
+        let catalog = open(&dir, dir.path().join("catalog.sqlite").into()).await;
         Lake { dir, catalog }
     }
 
     /// The same folder, as after a restart.
     pub(crate) async fn reopen(self) -> Lake {
         self.catalog.db().close().await;
-        let catalog = open(&self.dir).await;
+        let catalog = open(&self.dir, self.catalog.db().location().clone()).await;
         Lake { dir: self.dir, catalog }
     }
 
@@ -92,9 +100,16 @@ impl Lake {
     }
 }
 
-async fn open(dir: &TempDir) -> Catalog {
+async fn open(dir: &TempDir, location: Location) -> Catalog {
     let data = format!("{}/data/", dir.path().display());
-    Catalog::open(&dir.path().join("catalog.sqlite"), OpenOptions::new(data)).await.unwrap()
+    Catalog::open(location, OpenOptions::new(data)).await.unwrap()
+}
+
+/// A database of its own for each folder: in a schema of the server that `SKEP_POSTGRES` names, or else a file in it.
+pub(crate) fn location(dir: &TempDir) -> Location {
+    let Ok(server) = std::env::var("SKEP_POSTGRES") else { return dir.path().join("catalog.sqlite").into() };
+    let name = dir.path().file_name().unwrap().to_string_lossy().replace('.', "skep_").to_lowercase();
+    format!("{server}?options=-csearch_path%3D{name}").parse().unwrap()
 }
 
 pub(crate) fn info() -> CommitInfo {

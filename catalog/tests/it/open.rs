@@ -4,7 +4,7 @@ use skep_catalog::{Catalog, OpenOptions};
 use skep_common::Kind;
 use tempfile::TempDir;
 
-use crate::lake::Lake;
+use crate::lake::{Lake, location};
 
 #[tokio::test]
 async fn a_catalog_starts_with_its_four_schemas() {
@@ -20,12 +20,8 @@ async fn a_catalog_starts_with_its_four_schemas() {
 #[tokio::test]
 async fn it_has_the_tables_of_the_specification_and_ours() {
     let lake = Lake::new().await;
-    let names: Vec<(String,)> =
-        sqlx::query_as("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'ducklake%'")
-            .fetch_all(lake.catalog.db().reader())
-            .await
-            .unwrap();
-    assert_eq!(names.len(), 28);
+    let tables = lake.catalog.db().tables().await.unwrap();
+    assert_eq!(tables.iter().filter(|name| name.starts_with("ducklake_")).count(), 28);
     let options: Vec<(String, String)> =
         sqlx::query_as("SELECT key, value FROM ducklake_metadata WHERE scope IS NULL ORDER BY key")
             .fetch_all(lake.catalog.db().reader())
@@ -41,8 +37,7 @@ async fn it_has_the_tables_of_the_specification_and_ours() {
 async fn the_data_path_is_kept() {
     let lake = Lake::new().await;
     lake.catalog.db().close().await;
-    let path = lake.path();
-    let catalog = Catalog::open(&path, OpenOptions::new("skep://blocks/")).await.unwrap();
+    let catalog = Catalog::open(location(&lake.dir), OpenOptions::new("skep://blocks/")).await.unwrap();
     assert_eq!(catalog.data_path(), format!("{}/", lake.data().display()));
 }
 
@@ -62,7 +57,7 @@ async fn tampered(sql: &'static str) -> skep_common::Error {
     sqlx::raw_sql(sql).execute(tx.conn()).await.unwrap();
     tx.commit().await.unwrap();
     lake.catalog.db().close().await;
-    Catalog::open(&lake.path(), OpenOptions::new("/x/")).await.unwrap_err()
+    Catalog::open(location(&lake.dir), OpenOptions::new("/x/")).await.unwrap_err()
 }
 
 #[tokio::test]

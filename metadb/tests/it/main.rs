@@ -1,12 +1,26 @@
-//! The metadata database against real files.
+//! The metadata database against real files, and against a real server where there is one.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use skep_common::Kind;
-use skep_metadb::{MetaDb, Options};
+use skep_metadb::{Location, MetaDb, Options};
 use tempfile::TempDir;
 
+mod lease;
+mod postgres;
+
+/// A schema of the server that `SKEP_POSTGRES` names, or else a file.
+fn location(dir: &TempDir) -> Location {
+    let Ok(server) = std::env::var("SKEP_POSTGRES") else { return dir.path().join("meta.sqlite").into() };
+    in_schema(&server, dir)
+}
+
+fn in_schema(server: &str, dir: &TempDir) -> Location {
+    let name = dir.path().file_name().unwrap().to_string_lossy().replace('.', "skep_").to_lowercase();
+    format!("{server}?options=-csearch_path%3D{name}").parse().unwrap()
+}
+
 async fn open(dir: &TempDir) -> MetaDb {
-    MetaDb::open(&dir.path().join("meta.sqlite"), Options::default()).await.unwrap()
+    MetaDb::open(location(dir), Options::default()).await.unwrap()
 }
 
 async fn count(db: &MetaDb) -> i64 {
@@ -71,15 +85,15 @@ async fn writers_queue_and_lose_nothing() {
 async fn readers_cannot_write() {
     let dir = TempDir::new().unwrap();
     let db = open(&dir).await;
-    assert!(sqlx::query("CREATE TABLE x (y)").execute(db.reader()).await.is_err());
+    assert!(sqlx::query("CREATE TABLE x (y TEXT)").execute(db.reader()).await.is_err());
 }
 
 #[tokio::test]
 async fn newer_tables_are_refused_with_a_way_out() {
     let dir = TempDir::new().unwrap();
     let db = open(&dir).await;
-    db.migrate("t", &["CREATE TABLE skep_t (x)", "CREATE TABLE skep_u (x)"]).await.unwrap();
-    let error = db.migrate("t", &["CREATE TABLE skep_t (x)"]).await.unwrap_err();
+    db.migrate("t", &["CREATE TABLE skep_t (x TEXT)", "CREATE TABLE skep_u (x TEXT)"]).await.unwrap();
+    let error = db.migrate("t", &["CREATE TABLE skep_t (x TEXT)"]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
     assert!(error.message().contains("version 2") && error.message().contains("up to 1"), "{error:?}");
     assert!(error.hint_text().unwrap().contains("newer skep"));

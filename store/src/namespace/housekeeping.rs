@@ -42,7 +42,7 @@ impl Namespace {
         let mut expired = 0;
         for id in ids {
             let id: WriteId = id.parse()?;
-            let mut tx = self.0.db.begin().await?;
+            let mut tx = self.begin().await?;
             // Asked again under the writer's lock: it may have come back.
             let touched: Option<i64> = sqlx::query_scalar("SELECT touched_us FROM skep_write WHERE id = ?")
                 .bind(id.to_string())
@@ -70,7 +70,7 @@ impl Namespace {
         )
         .bind(self.now_us().saturating_sub(grace))
         .bind(json(nodes))
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(self.0.db.reader())
         .await
         .map_err(db_error)?;
@@ -89,7 +89,7 @@ impl Namespace {
     /// # Errors
     /// Those of the database.
     pub async fn garbage_asked(&self, node: &NodeId, blocks: &[BlockId]) -> Result<()> {
-        let mut tx = self.0.db.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query(
             "UPDATE skep_garbage SET asked = 1 WHERE node = ? AND block IN (SELECT value FROM json_each(?))",
         )
@@ -124,8 +124,8 @@ impl Namespace {
              ORDER BY t.good, t.id, r.node",
         )
         .bind(json(live))
-        .bind(wanted)
-        .bind(limit)
+        .bind(i64::from(wanted))
+        .bind(i64::from(limit))
         .fetch_all(self.0.db.reader())
         .await
         .map_err(db_error)?;
@@ -154,7 +154,7 @@ impl Namespace {
     /// # Errors
     /// Those of the database.
     pub async fn copy_started(&self, block: BlockId, nodes: &[NodeId]) -> Result<()> {
-        let mut tx = self.0.db.begin().await?;
+        let mut tx = self.begin().await?;
         for node in nodes {
             sqlx::query("DELETE FROM skep_garbage WHERE node = ? AND block = ?")
                 .bind(node.as_str())
@@ -172,7 +172,7 @@ impl Namespace {
     /// # Errors
     /// Those of the database.
     pub async fn copied(&self, block: BlockId, nodes: &[NodeId]) -> Result<()> {
-        let mut tx = self.0.db.begin().await?;
+        let mut tx = self.begin().await?;
         let exists: Option<i64> =
             sqlx::query_scalar("SELECT 1 FROM skep_block WHERE id = ? AND write IS NULL")
                 .bind(block.to_string())
@@ -185,7 +185,8 @@ impl Namespace {
                  ON CONFLICT (block, node) DO UPDATE SET state = 'good'"
             }
             None => {
-                "INSERT OR IGNORE INTO skep_garbage (block, node, since_us) SELECT ?, value, 0 FROM json_each(?)"
+                "INSERT INTO skep_garbage (block, node, since_us) SELECT ?, value, 0 FROM json_each(?) WHERE true
+                 ON CONFLICT DO NOTHING"
             }
         };
         sqlx::query(statement)
@@ -202,10 +203,10 @@ impl Namespace {
     /// # Errors
     /// Those of the database.
     pub async fn discard(&self, block: BlockId, node: &NodeId) -> Result<()> {
-        let mut tx = self.0.db.begin().await?;
+        let mut tx = self.begin().await?;
         for statement in [
             "DELETE FROM skep_replica WHERE block = ? AND node = ?",
-            "INSERT OR IGNORE INTO skep_garbage (block, node, since_us) VALUES (?, ?, 0)",
+            "INSERT INTO skep_garbage (block, node, since_us) VALUES (?, ?, 0) ON CONFLICT DO NOTHING",
         ] {
             sqlx::query(statement)
                 .bind(block.to_string())

@@ -22,16 +22,14 @@ mod tests;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use parking_lot::RwLock;
 use skep_common::clock::Clock;
 use skep_common::{Error, NodeId, Result};
-use skep_metadb::MetaDb;
-use sqlx::SqliteConnection;
+use skep_metadb::{Conn, Lease, Location, MetaDb, WriteTx};
 
 use crate::block::{BlockId, WriteId};
 use crate::config::Config;
@@ -58,24 +56,26 @@ struct Inner {
     /// Where each node was last heard of.
     addresses: RwLock<BTreeMap<NodeId, Peer>>,
     clock: Arc<dyn Clock>,
+    /// What every write checks first, where several coordinators could write.
+    lease: OnceLock<Lease>,
 }
 
 impl Namespace {
-    /// Opens `blocks.sqlite` at `path`, creating it if it is not there.
+    /// Opens the namespace in a database, creating its tables if they are not there.
     ///
     /// # Errors
     /// Those of [`MetaDb::open`]; `Invalid` for settings out of range or a file of a newer version.
     pub async fn open(
-        path: &Path,
+        location: impl Into<Location>,
         config: Config,
         nodes: Arc<dyn Nodes>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         config.validate()?;
-        let db = MetaDb::open(path, skep_metadb::Options::default()).await?;
+        let db = MetaDb::open(location, skep_metadb::Options::default()).await?;
         db.migrate("blocks", schema::STEPS).await?;
         let mut tx = db.begin().await?;
-        sqlx::query("INSERT OR IGNORE INTO skep_store (key, value) VALUES ('store', ?)")
+        sqlx::query("INSERT INTO skep_store (key, value) VALUES ('store', ?) ON CONFLICT DO NOTHING")
             .bind(BlockId::generate().to_string())
             .execute(tx.conn())
             .await
@@ -89,7 +89,29 @@ impl Namespace {
             sqlx::query_scalar("SELECT id FROM skep_node").fetch_all(db.reader()).await.map_err(db_error)?;
         let known = ids.into_iter().map(NodeId::new).collect::<Result<_>>()?;
         let (known, addresses) = (RwLock::new(known), RwLock::default());
-        Ok(Self(Arc::new(Inner { db, store, config, nodes, known, addresses, clock })))
+        Ok(Self(Arc::new(Inner {
+            db,
+            store,
+            config,
+            nodes,
+            known,
+            addresses,
+            clock,
+            lease: OnceLock::new(),
+        })))
+    }
+
+    /// From here on nothing is written unless `lease` is still the latest of its name. The first call counts.
+    pub fn fence(&self, lease: Lease) {
+        let _ = self.0.lease.set(lease);
+    }
+
+    async fn begin(&self) -> Result<WriteTx> {
+        let mut tx = self.0.db.begin().await?;
+        if let Some(lease) = self.0.lease.get() {
+            tx.fence(lease).await?;
+        }
+        Ok(tx)
     }
 
     /// The id of the store; the nodes' folders remember it.
@@ -182,7 +204,7 @@ impl NamespaceClient for Namespace {
     }
 
     async fn renew_write(&self, write: WriteId) -> Result<()> {
-        let mut tx = self.0.db.begin().await?;
+        let mut tx = self.begin().await?;
         write::touch(self, tx.conn(), write).await?;
         tx.commit().await
     }
@@ -192,7 +214,7 @@ impl NamespaceClient for Namespace {
     }
 
     async fn abort_write(&self, write: WriteId) -> Result<()> {
-        let mut tx = self.0.db.begin().await?;
+        let mut tx = self.begin().await?;
         write::give_up(self, tx.conn(), write).await?;
         tx.commit().await
     }
@@ -244,13 +266,14 @@ fn json(ids: impl IntoIterator<Item = impl ToString>) -> String {
 }
 
 /// Turns blocks without a file and a write into garbage on every node that may hold a part of them.
-async fn collect(conn: &mut SqliteConnection, blocks: &[String], now_us: i64) -> Result<()> {
+async fn collect(conn: &mut Conn, blocks: &[String], now_us: i64) -> Result<()> {
     let blocks = json(blocks);
     sqlx::query(
-        "INSERT OR IGNORE INTO skep_garbage (node, block, since_us)
+        "INSERT INTO skep_garbage (node, block, since_us)
          SELECT r.node, r.block, ?2 FROM skep_replica r JOIN skep_block b ON b.id = r.block
          WHERE r.block IN (SELECT value FROM json_each(?1)) AND b.write IS NULL
-           AND NOT EXISTS (SELECT 1 FROM skep_file_block f WHERE f.block = r.block)",
+           AND NOT EXISTS (SELECT 1 FROM skep_file_block f WHERE f.block = r.block)
+         ON CONFLICT DO NOTHING",
     )
     .bind(&blocks)
     .bind(now_us)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use skep_common::{Error, NodeId, Result};
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::{Namespace, db_error, json, time};
 use crate::remote::{BlockMap, Directory, FileMap, FileMeta};
@@ -13,7 +13,7 @@ use crate::remote::{BlockMap, Directory, FileMap, FileMeta};
 const PAGE: u32 = 1000;
 
 /// From `path, size, version, created_us`.
-pub(super) fn meta(row: &SqliteRow) -> FileMeta {
+pub(super) fn meta(row: &AnyRow) -> FileMeta {
     FileMeta {
         path: row.get(0),
         size: row.get::<i64, _>(1) as u64,
@@ -26,7 +26,7 @@ pub(super) async fn lookup(namespace: &Namespace, paths: &[String]) -> Result<Ve
     // One statement, so that files, blocks and replicas are of one moment.
     let rows = sqlx::query(
         "SELECT f.path, f.size, f.version, f.created_us, b.id, b.length, r.node, r.state
-         FROM (SELECT DISTINCT value AS path FROM json_each(?)) p
+         FROM (SELECT DISTINCT value AS path FROM json_each(?)) AS p
          JOIN skep_file f ON f.path = p.path
          LEFT JOIN skep_file_block fb ON fb.file = f.id
          LEFT JOIN skep_block b ON b.id = fb.block
@@ -125,26 +125,28 @@ pub(super) async fn list_directory(
 /// Up to `limit` files in the folder `prefix`, from `from` on, which counts.
 async fn page(namespace: &Namespace, prefix: &str, from: Option<&str>, limit: u32) -> Result<Vec<FileMeta>> {
     let (start, end) = match prefix {
-        "" => (String::new(), None),
-        folder => (format!("{folder}/"), Some(past_folder(folder))),
+        "" => (String::new(), LAST.to_owned()),
+        folder => (format!("{folder}/"), past_folder(folder)),
     };
-    // Without an end everything counts: to SQLite every text is less than every blob.
     let rows = sqlx::query(
         "SELECT path, size, version, created_us FROM skep_file
-         WHERE path >= ?1 AND path < coalesce(?2, x'') ORDER BY path LIMIT ?3",
+         WHERE path >= ?1 AND path < ?2 ORDER BY path LIMIT ?3",
     )
     .bind(from.map_or(start.as_str(), |from| from.max(start.as_str())))
     .bind(end)
-    .bind(limit.min(PAGE))
+    .bind(i64::from(limit.min(PAGE)))
     .fetch_all(namespace.0.db.reader())
     .await
     .map_err(db_error)?;
     Ok(rows.iter().map(meta).collect())
 }
 
-/// The least text after `path`.
+/// Greater than every path: the last character there is.
+const LAST: &str = "\u{10FFFF}";
+
+/// The least text after `path`, since no path has a NUL.
 fn just_after(path: &str) -> String {
-    format!("{path}\0")
+    format!("{path}\u{1}")
 }
 
 /// The least text after every path in `folder`: '0' is the character after '/'.

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use skep_common::{Error, NodeId, Result};
-use sqlx::{Row, SqliteConnection};
+use skep_metadb::Conn;
+use sqlx::Row;
 
 use super::{Namespace, db_error, json};
 use crate::block::BlockId;
@@ -11,7 +12,7 @@ use crate::remote::{BlockReport, Fault, ReportAnswer};
 
 pub(super) async fn fault(namespace: &Namespace, block: BlockId, node: &NodeId, fault: Fault) -> Result<()> {
     tracing::warn!(%block, %node, ?fault, "replica reported");
-    let mut tx = namespace.0.db.begin().await?;
+    let mut tx = namespace.begin().await?;
     set_state(tx.conn(), node, &[block], state(fault)).await?;
     tx.commit().await
 }
@@ -33,7 +34,7 @@ pub(super) async fn blocks(namespace: &Namespace, report: BlockReport) -> Result
             .hint("start the worker with an empty folder, or point it at the coordinator it belonged to"));
     }
     let node = &report.node;
-    let mut tx = namespace.0.db.begin().await?;
+    let mut tx = namespace.begin().await?;
     sqlx::query(
         "INSERT INTO skep_node (id, reported_us) VALUES (?, ?)
          ON CONFLICT (id) DO UPDATE SET reported_us = excluded.reported_us",
@@ -73,7 +74,7 @@ struct Compared {
 }
 
 async fn compare(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     node: &NodeId,
     held: &HashMap<BlockId, u64>,
     bad: &[BlockId],
@@ -108,7 +109,7 @@ async fn compare(
 
 /// Counts replicas that the namespace had not recorded, such as a copy whose acknowledgement was lost.
 async fn adopt(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     node: &NodeId,
     held: &HashMap<BlockId, u64>,
     unlisted: &[BlockId],
@@ -128,8 +129,9 @@ async fn adopt(
         }
     }
     let done = sqlx::query(
-        "INSERT OR IGNORE INTO skep_replica (block, node, state) SELECT value, ?, 'good' FROM json_each(?)
-         WHERE value NOT IN (SELECT block FROM skep_garbage WHERE node = ?)",
+        "INSERT INTO skep_replica (block, node, state) SELECT value, ?, 'good' FROM json_each(?)
+         WHERE value NOT IN (SELECT block FROM skep_garbage WHERE node = ?)
+         ON CONFLICT DO NOTHING",
     )
     .bind(node.as_str())
     .bind(json(&adopted))
@@ -141,7 +143,7 @@ async fn adopt(
 }
 
 /// Garbage that the node no longer holds is done with. Returns how much of it the node still holds.
-async fn forget_garbage(conn: &mut SqliteConnection, node: &NodeId, report: &BlockReport) -> Result<usize> {
+async fn forget_garbage(conn: &mut Conn, node: &NodeId, report: &BlockReport) -> Result<usize> {
     let held = json(report.blocks.iter().map(|block| block.id).chain(report.bad.iter().copied()));
     sqlx::query(
         "DELETE FROM skep_garbage WHERE node = ? AND asked = 1 AND block NOT IN (SELECT value FROM json_each(?))",
@@ -169,12 +171,7 @@ async fn forget_garbage(conn: &mut SqliteConnection, node: &NodeId, report: &Blo
 }
 
 /// Changes replicas that readers or the keeper count on; what is being written is left alone.
-pub(super) async fn set_state(
-    conn: &mut SqliteConnection,
-    node: &NodeId,
-    blocks: &[BlockId],
-    state: &str,
-) -> Result<()> {
+pub(super) async fn set_state(conn: &mut Conn, node: &NodeId, blocks: &[BlockId], state: &str) -> Result<()> {
     if blocks.is_empty() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The tables of `blocks.sqlite`.
+//! The tables of the block namespace.
 //!
 //! ```text
 //! skep_write --places--> skep_block <--names-- skep_file_block --of--> skep_file

@@ -69,9 +69,16 @@ impl Fixture {
     }
 }
 
+/// A schema of the server that `SKEP_POSTGRES` names, or else a file.
+fn location(folder: &std::path::Path) -> skep_metadb::Location {
+    let Ok(server) = std::env::var("SKEP_POSTGRES") else { return folder.join("blocks.sqlite").into() };
+    let name = folder.file_name().unwrap().to_string_lossy().replace('.', "skep_").to_lowercase();
+    format!("{server}?options=-csearch_path%3D{name}").parse().unwrap()
+}
+
 async fn open(folder: &tempfile::TempDir, config: &Config, nodes: &Arc<Fixed>) -> Namespace {
-    let path = folder.path().join("blocks.sqlite");
-    Namespace::open(&path, config.clone(), Arc::clone(nodes) as _, clock::system()).await.unwrap()
+    let path = location(folder.path());
+    Namespace::open(path, config.clone(), Arc::clone(nodes) as _, clock::system()).await.unwrap()
 }
 
 fn config() -> Config {
@@ -159,7 +166,7 @@ async fn what_failed_writes_leave_is_collected() {
     f.namespace.begin_write(silent, "y", &WriteMode::Create, None).await.unwrap();
     assert_eq!(f.namespace.expire_writes().await.unwrap(), 0);
     let past = "UPDATE skep_write SET touched_us = touched_us - 2000000";
-    let mut tx = f.namespace.0.db.begin().await.unwrap();
+    let mut tx = f.namespace.begin().await.unwrap();
     sqlx::query(past).execute(tx.conn()).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(f.namespace.expire_writes().await.unwrap(), 1);

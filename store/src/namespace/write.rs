@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use skep_common::{Error, NodeId, Result};
-use sqlx::{Row, SqliteConnection};
+use skep_metadb::Conn;
+use sqlx::Row;
 
 use super::{Namespace, collect, db_error, json, time};
 use crate::block::{BlockId, WriteId};
@@ -22,18 +23,21 @@ pub(super) async fn begin(
     writer: Option<&NodeId>,
 ) -> Result<Placement> {
     check_path(path)?;
-    let mut tx = namespace.0.db.begin().await?;
+    let mut tx = namespace.begin().await?;
     check_mode(tx.conn(), path, mode).await?;
     let text =
         serde_json::to_string(mode).map_err(|e| Error::internal("cannot store a write mode").source(e))?;
-    sqlx::query("INSERT OR REPLACE INTO skep_write (id, path, mode, touched_us) VALUES (?, ?, ?, ?)")
-        .bind(write.to_string())
-        .bind(path)
-        .bind(text)
-        .bind(namespace.now_us())
-        .execute(tx.conn())
-        .await
-        .map_err(db_error)?;
+    sqlx::query(
+        "INSERT INTO skep_write (id, path, mode, touched_us) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE \
+         SET path = excluded.path, mode = excluded.mode, touched_us = excluded.touched_us",
+    )
+    .bind(write.to_string())
+    .bind(path)
+    .bind(text)
+    .bind(namespace.now_us())
+    .execute(tx.conn())
+    .await
+    .map_err(db_error)?;
     let placement = place(namespace, tx.conn(), write, writer, &[]).await?;
     tx.commit().await?;
     Ok(placement)
@@ -45,7 +49,7 @@ pub(super) async fn add_block(
     writer: Option<&NodeId>,
     exclude: &[NodeId],
 ) -> Result<Placement> {
-    let mut tx = namespace.0.db.begin().await?;
+    let mut tx = namespace.begin().await?;
     touch(namespace, tx.conn(), write).await?;
     let placement = place(namespace, tx.conn(), write, writer, exclude).await?;
     tx.commit().await?;
@@ -59,7 +63,7 @@ pub(super) async fn more_targets(
     have: &[NodeId],
     exclude: &[NodeId],
 ) -> Result<Vec<Peer>> {
-    let mut tx = namespace.0.db.begin().await?;
+    let mut tx = namespace.begin().await?;
     touch(namespace, tx.conn(), write).await?;
     let wanted = namespace.replication().wanted as usize;
     let request = Request {
@@ -77,7 +81,7 @@ pub(super) async fn more_targets(
 }
 
 /// Refuses a write that was given up, and says that others live.
-pub(super) async fn touch(namespace: &Namespace, conn: &mut SqliteConnection, write: WriteId) -> Result<()> {
+pub(super) async fn touch(namespace: &Namespace, conn: &mut Conn, write: WriteId) -> Result<()> {
     let done = sqlx::query("UPDATE skep_write SET touched_us = ? WHERE id = ?")
         .bind(namespace.now_us())
         .bind(write.to_string())
@@ -101,7 +105,7 @@ fn space(namespace: &Namespace) -> u64 {
 
 async fn place(
     namespace: &Namespace,
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     write: WriteId,
     writer: Option<&NodeId>,
     exclude: &[NodeId],
@@ -145,13 +149,10 @@ fn too_few(namespace: &Namespace, live: usize, fit: usize, required: u32, exclud
     .hint("start more workers, or lower [store] min_replicas")
 }
 
-async fn insert_placed(
-    conn: &mut SqliteConnection,
-    block: BlockId,
-    nodes: impl Iterator<Item = &NodeId>,
-) -> Result<()> {
+async fn insert_placed(conn: &mut Conn, block: BlockId, nodes: impl Iterator<Item = &NodeId>) -> Result<()> {
     sqlx::query(
-        "INSERT OR IGNORE INTO skep_replica (block, node, state) SELECT ?, value, 'placed' FROM json_each(?)",
+        "INSERT INTO skep_replica (block, node, state) SELECT ?, value, 'placed' FROM json_each(?) WHERE true \
+         ON CONFLICT DO NOTHING",
     )
     .bind(block.to_string())
     .bind(json(nodes))
@@ -166,7 +167,7 @@ pub(super) async fn commit(
     write: WriteId,
     blocks: &[WrittenBlock],
 ) -> Result<FileMeta> {
-    let mut tx = namespace.0.db.begin().await?;
+    let mut tx = namespace.begin().await?;
     let row = sqlx::query("SELECT path, mode FROM skep_write WHERE id = ?")
         .bind(write.to_string())
         .fetch_optional(tx.conn())
@@ -204,7 +205,7 @@ pub(super) async fn commit(
 }
 
 /// A commit that is repeated because its answer was lost finds the file.
-async fn committed_before(conn: &mut SqliteConnection, write: WriteId) -> Result<FileMeta> {
+async fn committed_before(conn: &mut Conn, write: WriteId) -> Result<FileMeta> {
     let row = sqlx::query("SELECT path, size, version, created_us FROM skep_file WHERE version = ?")
         .bind(write.to_string())
         .fetch_optional(conn)
@@ -216,7 +217,7 @@ async fn committed_before(conn: &mut SqliteConnection, write: WriteId) -> Result
 /// Turns a placed block into one a file may name: enough good replicas, the rest garbage.
 async fn seal(
     namespace: &Namespace,
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     write: WriteId,
     path: &str,
     block: &WrittenBlock,
@@ -246,9 +247,10 @@ async fn seal(
     }
     let nodes = json(durable);
     sqlx::query(
-        "INSERT OR IGNORE INTO skep_garbage (node, block, since_us)
+        "INSERT INTO skep_garbage (node, block, since_us)
          SELECT node, block, ?3 FROM skep_replica
-         WHERE block = ?1 AND node NOT IN (SELECT value FROM json_each(?2))",
+         WHERE block = ?1 AND node NOT IN (SELECT value FROM json_each(?2))
+         ON CONFLICT DO NOTHING",
     )
     .bind(&id)
     .bind(&nodes)
@@ -271,11 +273,7 @@ async fn seal(
 }
 
 /// Ends a write and collects the blocks that are still its own.
-pub(super) async fn give_up(
-    namespace: &Namespace,
-    conn: &mut SqliteConnection,
-    write: WriteId,
-) -> Result<()> {
+pub(super) async fn give_up(namespace: &Namespace, conn: &mut Conn, write: WriteId) -> Result<()> {
     let write = write.to_string();
     let blocks: Vec<String> = sqlx::query_scalar("SELECT id FROM skep_block WHERE write = ?")
         .bind(&write)
@@ -291,7 +289,7 @@ pub(super) async fn give_up(
 }
 
 pub(super) async fn delete(namespace: &Namespace, paths: &[String]) -> Result<Vec<bool>> {
-    let mut tx = namespace.0.db.begin().await?;
+    let mut tx = namespace.begin().await?;
     let mut found = Vec::with_capacity(paths.len());
     let mut orphans = Vec::new();
     for path in paths {
@@ -306,7 +304,7 @@ pub(super) async fn delete(namespace: &Namespace, paths: &[String]) -> Result<Ve
 
 pub(super) async fn copy(namespace: &Namespace, from: &str, to: &str, create: bool) -> Result<()> {
     check_path(to)?;
-    let mut tx = namespace.0.db.begin().await?;
+    let mut tx = namespace.begin().await?;
     let (file, size) = existing(tx.conn(), from).await?.ok_or_else(|| not_found(from))?;
     if create {
         check_mode(tx.conn(), to, &WriteMode::Create).await?;
@@ -332,7 +330,7 @@ pub(super) async fn copy(namespace: &Namespace, from: &str, to: &str, create: bo
 
 pub(super) async fn rename(namespace: &Namespace, from: &str, to: &str, create: bool) -> Result<()> {
     check_path(to)?;
-    let mut tx = namespace.0.db.begin().await?;
+    let mut tx = namespace.begin().await?;
     let (file, _) = existing(tx.conn(), from).await?.ok_or_else(|| not_found(from))?;
     if create {
         check_mode(tx.conn(), to, &WriteMode::Create).await?;
@@ -366,7 +364,7 @@ fn check_path(path: &str) -> Result<()> {
     Ok(())
 }
 
-async fn existing(conn: &mut SqliteConnection, path: &str) -> Result<Option<(i64, u64)>> {
+async fn existing(conn: &mut Conn, path: &str) -> Result<Option<(i64, u64)>> {
     let row = sqlx::query("SELECT id, size FROM skep_file WHERE path = ?")
         .bind(path)
         .fetch_optional(conn)
@@ -375,25 +373,20 @@ async fn existing(conn: &mut SqliteConnection, path: &str) -> Result<Option<(i64
     Ok(row.map(|row| (row.get(0), row.get::<i64, _>(1) as u64)))
 }
 
-async fn insert_file(
-    conn: &mut SqliteConnection,
-    path: &str,
-    size: u64,
-    version: &str,
-    now_us: i64,
-) -> Result<i64> {
-    let done = sqlx::query("INSERT INTO skep_file (path, size, version, created_us) VALUES (?, ?, ?, ?)")
-        .bind(path)
-        .bind(size as i64)
-        .bind(version)
-        .bind(now_us)
-        .execute(conn)
-        .await
-        .map_err(db_error)?;
-    Ok(done.last_insert_rowid())
+async fn insert_file(conn: &mut Conn, path: &str, size: u64, version: &str, now_us: i64) -> Result<i64> {
+    sqlx::query_scalar(
+        "INSERT INTO skep_file (path, size, version, created_us) VALUES (?, ?, ?, ?) RETURNING id",
+    )
+    .bind(path)
+    .bind(size as i64)
+    .bind(version)
+    .bind(now_us)
+    .fetch_one(conn)
+    .await
+    .map_err(db_error)
 }
 
-async fn check_mode(conn: &mut SqliteConnection, path: &str, mode: &WriteMode) -> Result<()> {
+async fn check_mode(conn: &mut Conn, path: &str, mode: &WriteMode) -> Result<()> {
     if *mode == WriteMode::Overwrite {
         return Ok(());
     }
@@ -416,7 +409,7 @@ async fn check_mode(conn: &mut SqliteConnection, path: &str, mode: &WriteMode) -
 }
 
 /// Takes a file out; returns its blocks, or nothing if there was none.
-async fn remove_file(conn: &mut SqliteConnection, path: &str) -> Result<Option<Vec<String>>> {
+async fn remove_file(conn: &mut Conn, path: &str) -> Result<Option<Vec<String>>> {
     let Some((file, _)) = existing(conn, path).await? else { return Ok(None) };
     let blocks = sqlx::query_scalar("DELETE FROM skep_file_block WHERE file = ? RETURNING block")
         .bind(file)

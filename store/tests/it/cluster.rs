@@ -130,6 +130,13 @@ pub(crate) fn bytes(length: usize) -> Bytes {
     (0..length).map(|i| (i / 251 + i * 7) as u8).collect::<Vec<u8>>().into()
 }
 
+/// A schema of the server that `SKEP_POSTGRES` names, or else a file.
+fn location(folder: &std::path::Path) -> skep_metadb::Location {
+    let Ok(server) = std::env::var("SKEP_POSTGRES") else { return folder.join("blocks.sqlite").into() };
+    let name = folder.file_name().unwrap().to_string_lossy().replace('.', "skep_").to_lowercase();
+    format!("{server}?options=-csearch_path%3D{name}").parse().unwrap()
+}
+
 impl Cluster {
     pub(crate) async fn start(nodes: usize) -> Self {
         Self::at(tempfile::tempdir().unwrap(), nodes, config()).await
@@ -137,9 +144,9 @@ impl Cluster {
 
     pub(crate) async fn at(folder: tempfile::TempDir, nodes: usize, config: Config) -> Self {
         let network = Arc::new(Network::default());
-        let path = folder.path().join("blocks.sqlite");
+        let path = location(folder.path());
         let namespace =
-            Namespace::open(&path, config.clone(), Arc::clone(&network) as _, clock::system()).await.unwrap();
+            Namespace::open(path, config.clone(), Arc::clone(&network) as _, clock::system()).await.unwrap();
         let mut cluster = Self { network, namespace, servers: Vec::new(), config, folder };
         for i in 0..nodes {
             cluster.join(&format!("n{i}")).await;

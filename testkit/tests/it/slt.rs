@@ -3,16 +3,21 @@
 use std::fmt::Write as _;
 
 use skep_testkit::client::Client;
-use skep_testkit::process::Server;
+use skep_testkit::process::{Server, skep};
 use skep_testkit::slt;
 
-async fn run(lane: &str) {
+/// Runs every file; on the catalog of the server at `catalog`, or on the folder's own.
+pub(crate) async fn run(lane: &str, catalog: Option<&str>) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut arguments =
         vec!["up", "--data", data.to_str().unwrap(), "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     arguments.extend(["--workers", "3"]);
-    let server = Server::start(&arguments).unwrap();
+    let mut command = skep(&arguments);
+    if let Some(catalog) = catalog {
+        command.env("SKEP_CATALOG", catalog);
+    }
+    let server = Server::start_command(command).unwrap();
     let mut report = String::new();
     for (number, file) in slt::files().unwrap().into_iter().enumerate() {
         let scratch = folder.path().join(format!("scratch-{number}"));
@@ -45,10 +50,10 @@ async fn run(lane: &str) {
 
 #[tokio::test]
 async fn local() {
-    run("local").await;
+    run("local", None).await;
 }
 
 #[tokio::test]
 async fn pipelined_on_three_workers() {
-    run("pipelined").await;
+    run("pipelined", None).await;
 }
