@@ -421,7 +421,7 @@ pub struct DataFile {
 
 impl DataFile {
     /// Whether this program wrote it: columns have their physical names.
-    pub(crate) fn is_ours(&self) -> bool {
+    pub fn is_ours(&self) -> bool {
         self.path.rsplit('/').next().unwrap_or_default().starts_with(FILE_PREFIX)
     }
 }

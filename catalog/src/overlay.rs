@@ -40,6 +40,8 @@ pub(crate) struct Staged {
     pub(crate) removed: BTreeSet<i64>,
     /// Whether the rows are the same in other files.
     pub(crate) compacted: bool,
+    /// Whether rows are added in the place of others: even if there were none, others must not come in between.
+    pub(crate) replaces: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -49,6 +51,11 @@ pub(crate) struct StagedFile {
 }
 
 impl Staged {
+    /// Whether what is done depends on the rows that were there.
+    pub(crate) fn deletes(&self) -> bool {
+        !self.compacted && (self.replaces || !self.removed.is_empty())
+    }
+
     fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
     }
@@ -430,9 +437,6 @@ impl Put {
     }
 
     fn remove_files(&mut self, id: i64, files: &[i64]) -> Result<()> {
-        if files.is_empty() {
-            return Ok(());
-        }
         let table = self.writable(id)?;
         self.not_compacted(id)?;
         let gone = |file: i64| {
@@ -443,6 +447,7 @@ impl Put {
             .hint("run the statement again")
         };
         let staged = self.overlay.rows.entry(id).or_default();
+        staged.replaces = true;
         for &file in files {
             if file < 0 {
                 let at = staged.added.iter().position(|added| added.id == file).ok_or_else(|| gone(file))?;

@@ -123,7 +123,7 @@ impl<'a> Plan<'a> {
             if !staged.added.is_empty() {
                 tokens.push(Token::InsertedIntoTable(id));
             }
-            if !staged.removed.is_empty() {
+            if staged.deletes() {
                 tokens.push(Token::DeletedFromTable(id));
             }
         }

@@ -178,7 +178,8 @@ pub enum Change {
     RemoveFiles {
         /// The table.
         table: i64,
-        /// Ids of files that the transaction sees.
+        /// Ids of files that the transaction sees. None: there were no rows to go, and whoever adds some in the meantime is
+        /// in conflict with those that are added in their place.
         files: Vec<i64>,
     },
 }

@@ -95,7 +95,11 @@ impl<'a> Writer<'a> {
         let id = self.created.get(&table.id).copied().unwrap_or(table.id);
         if !staged.removed.is_empty() {
             self.remove_files(base, id, &staged.removed).await?;
-            self.token(if staged.compacted { Token::RewriteDelete(id) } else { Token::DeletedFromTable(id) });
+        }
+        if staged.compacted {
+            self.token(Token::RewriteDelete(id));
+        } else if staged.deletes() && table.id >= 0 {
+            self.token(Token::DeletedFromTable(id));
         }
         if !staged.added.is_empty() {
             let files: Vec<&NewFile> = staged.added.iter().map(|added| added.file.as_ref()).collect();

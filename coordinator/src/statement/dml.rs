@@ -174,6 +174,22 @@ impl Run {
         Work::new(files, &found)
     }
 
+    /// Takes the rows of `edit` out: the files that go, with those that keep the rest of their rows added to `files`,
+    /// whatever happens.
+    pub(super) async fn take_out(
+        &self,
+        planner: &Planner,
+        edit: &Edit,
+        files: &mut Vec<NewFile>,
+    ) -> Result<Vec<i64>> {
+        let work = self.work(planner, edit).await?;
+        let mut kept = Vec::new();
+        let written = self.write_edit(planner, edit, &work, &mut kept).await;
+        files.extend(kept);
+        written?;
+        Ok(work.removed.into_iter().chain(work.rewritten).collect())
+    }
+
     /// The files of `edit` in which rows are found.
     pub(super) async fn files_of(&self, planner: &Planner, edit: &Edit) -> Result<HashSet<i64>> {
         let work = self.work(planner, edit).await?;

@@ -68,6 +68,11 @@ impl Run {
             self.shared.lanes.explain(&job).await?
         };
         let mut parts = vec![("logical_plan", logical), ("physical_plan", physical)];
+        if let Statement::Insert(insert) = &statement
+            && let Some(replaced) = planner.explain_replaced(insert).await?
+        {
+            parts.push(("replaced", replaced));
+        }
         let scans = skep_engine::explain::scans(&planner.reports());
         if !scans.is_empty() {
             parts.push(("scans", scans));

@@ -11,10 +11,10 @@ use arrow::record_batch::RecordBatch;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
-use skep_catalog::{Change, Column, NewFile, Snapshot};
+use skep_catalog::{Change, Column, NewFile, Snapshot, TableDef};
 use skep_common::{Error, Kind, Result};
 use skep_engine::error::from_datafusion;
-use skep_engine::planner::{NewTable, Noted, Planner, WriteInput};
+use skep_engine::planner::{NewTable, Noted, Planner, Replaced, Replacement, WriteInput};
 use skep_engine::sql::{CopyInto, CopyTo, CreateTableAs, Insert};
 use skep_engine::write::{WriteTarget, collect_report};
 
@@ -44,6 +44,8 @@ struct Planned {
     /// What comes before the rows in the same commit.
     before: Vec<Change>,
     table: i64,
+    /// The rows of a table that is there in whose place they come.
+    replaced: Option<(Arc<TableDef>, Replaced)>,
 }
 
 impl Run {
@@ -106,16 +108,28 @@ impl Run {
     }
 
     async fn write_once(&self, planned: Planned, attempt: u32) -> Result<u64> {
-        let Planned { base, planner, rows, columns, layout, folder, before, table } = planned;
+        let Planned { base, planner, rows, columns, layout, folder, before, table, replaced } = planned;
         let root = &self.shared.root;
         let directory = root.join(&folder);
         let mut target = WriteTarget::new(&root.store, &directory, columns);
         target.file_size = self.settings.file_size();
         layout.lay_out(&mut target)?;
-        let files = self.run_write(&planner, rows, target).await?;
+        let mut files = self.run_write(&planner, rows, target).await?;
         let written = files.iter().map(|file| file.rows).sum();
         let mut changes = before;
+        let room = match &replaced {
+            Some((table, replaced)) => self.make_room(&planner, table, replaced, &mut files).await,
+            None => Ok(None),
+        };
         let paths: Vec<String> = files.iter().map(|file| format!("{folder}{}", file.path)).collect();
+        match room {
+            Ok(Some(gone)) => changes.push(Change::RemoveFiles { table, files: gone }),
+            Ok(None) => {}
+            Err(error) => {
+                self.shared.discard(paths).await;
+                return Err(error);
+            }
+        }
         if !files.is_empty() {
             changes.push(Change::Append { table, files });
         }
@@ -131,6 +145,25 @@ impl Run {
             return Err(error);
         }
         Ok(written)
+    }
+
+    /// The files that go for rows in `files`, to which those are added that keep the rest of what they held.
+    async fn make_room(
+        &self,
+        planner: &Planner,
+        table: &Arc<TableDef>,
+        replaced: &Replaced,
+        files: &mut Vec<NewFile>,
+    ) -> Result<Option<Vec<i64>>> {
+        if *replaced == Replaced::Nothing {
+            return Ok(None);
+        }
+        let Replacement { mut removed, mixed, .. } = planner.replacement(table, replaced, files).await?;
+        if let Some(edit) = mixed {
+            removed.extend(self.take_out(planner, &edit, files).await?);
+        }
+        // No row that is there and none that comes: no commit.
+        Ok((!removed.is_empty() || !files.is_empty()).then_some(removed))
     }
 
     /// Runs the write to its end; nothing is visible yet.
@@ -200,18 +233,13 @@ impl Run {
         before.extend(noted.changes(table));
         let layout = noted;
         let folder = base.path_of_new_table(schema, &create.name.name);
-        Ok(Some(Planned { base, planner, rows, columns, layout, folder, before, table }))
+        Ok(Some(Planned { base, planner, rows, columns, layout, folder, before, table, replaced: None }))
     }
 }
 
 impl Planned {
     fn append(planner: Planner, input: WriteInput) -> Self {
         let WriteInput { table, plan: rows, replaced } = input;
-        let before = if replaced.is_empty() {
-            Vec::new()
-        } else {
-            vec![Change::RemoveFiles { table: table.id, files: replaced }]
-        };
         Self {
             base: Arc::clone(planner.snapshot()),
             planner,
@@ -219,8 +247,9 @@ impl Planned {
             columns: table.columns.clone(),
             layout: Noted::of(&table),
             folder: table.path.clone(),
-            before,
+            before: Vec::new(),
             table: table.id,
+            replaced: Some((table, replaced)),
         }
     }
 }

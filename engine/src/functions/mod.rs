@@ -13,7 +13,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 pub(crate) use assign::assign;
 pub(crate) use check::{check, shown};
-pub(crate) use partition::partition;
+pub(crate) use partition::{partition, partition_of};
 pub(crate) use shape::shape;
 pub(crate) use single::single;
 

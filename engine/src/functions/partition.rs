@@ -7,7 +7,8 @@ use datafusion::common::{ScalarValue, internal_datafusion_err};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility, lit,
 };
 use datafusion::physical_expr::expressions::Literal;
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
@@ -34,6 +35,14 @@ pub(crate) fn partition(value: Arc<dyn PhysicalExpr>, transform: Transform) -> A
     let field = Arc::new(Field::new(NAME, DataType::Int32, true));
     let options = Arc::new(ConfigOptions::default());
     Arc::new(ScalarFunctionExpr::new(NAME, function(), vec![value, name], field, options))
+}
+
+/// As [`partition`], in a logical plan.
+pub(crate) fn partition_of(value: Expr, transform: Transform) -> Expr {
+    if transform == Transform::Identity {
+        return value;
+    }
+    function().call(vec![value, lit(transform.to_string())])
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

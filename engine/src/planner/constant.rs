@@ -1,5 +1,6 @@
-//! Expressions that are values: the defaults of columns.
+//! Expressions that are values: the defaults of columns, the keys of partitions.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::arrow::compute::cast;
@@ -30,18 +31,35 @@ pub(super) async fn default(
             .hint("a default is a constant such as 0, 'none' or DATE '2024-01-01'")
     };
     let Some(arrow) = ty.leaf_arrow() else { return Err(refused("is of a nested type")) };
+    match value(planner, expr, name, &arrow).await? {
+        None => Err(refused("is not a constant")),
+        Some(value) if value.is_null() => Ok(None),
+        Some(value) => encode(ty, &value).map(Some).ok_or_else(|| refused("cannot be kept")),
+    }
+}
+
+/// The value of `expr` as column `name` of type `ty` takes it. `None` if it is not the same for ever.
+pub(super) async fn value(
+    planner: &Planner,
+    expr: &ast::Expr,
+    name: &str,
+    ty: &DataType,
+) -> Result<Option<ScalarValue>> {
+    let named = ast::visit_expressions(expr, |node| match node {
+        ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    if named.is_break() {
+        return Ok(None);
+    }
     let query = parse_query(&format!("SELECT {expr}"))?;
     let plan = planner.logical(&query).await?;
-    let LogicalPlan::Projection(projection) = &plan else { return Err(refused("is not a constant")) };
-    let [value] = projection.expr.as_slice() else { return Err(refused("is not a constant")) };
+    let LogicalPlan::Projection(projection) = &plan else { return Ok(None) };
+    let [value] = projection.expr.as_slice() else { return Ok(None) };
     if !matches!(projection.input.as_ref(), LogicalPlan::EmptyRelation(_)) || varies(value) {
-        return Err(refused("is not a constant"));
+        return Ok(None);
     }
-    let assigned = assign(value.clone().unalias(), name, &arrow, true)?;
-    match planner.evaluate(assigned)? {
-        value if value.is_null() => Ok(None),
-        value => encode(ty, &value).map(Some).ok_or_else(|| refused("cannot be kept")),
-    }
+    planner.evaluate(assign(value.clone().unalias(), name, ty, true)?).map(Some)
 }
 
 fn varies(expr: &Expr) -> bool {

@@ -16,8 +16,10 @@ mod describe;
 mod edit;
 mod history;
 pub mod information;
+mod insert;
 mod literals;
 mod references;
+mod replace;
 mod subqueries;
 mod tables;
 mod versions;
@@ -29,6 +31,7 @@ pub use clauses::{Noted, row_shown};
 pub(crate) use constant::{encode as text_of, shown as default_shown};
 pub use edit::{Compaction, Edit};
 pub use history::schemas as history_schemas;
+pub use replace::{Replaced, Replacement};
 pub use view::ViewSpec;
 pub use write::{NewTable, WriteInput};
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::TableProvider;
-use datafusion::common::Column as Qualified;
 use datafusion::common::config::{CsvOptions, JsonOptions};
+use datafusion::common::{Column as Qualified, ScalarValue};
 use datafusion::datasource::file_format::csv::CsvFormatFactory;
 use datafusion::datasource::file_format::json::JsonFormatFactory;
 use datafusion::datasource::file_format::parquet::ParquetFormatFactory;
@@ -20,14 +20,12 @@ use datafusion::sql::sqlparser::ast;
 use skep_catalog::{Check, Column, External, TableDef, columns_from_arrow};
 use skep_common::{Error, Position, Result};
 
-use super::{Noted, Planner, constant, tables};
+use super::insert::targets;
+use super::{Noted, Planner, Replaced, constant, tables};
 use crate::files::{Declared, FileOptions, FileTable, Kind, Place};
 use crate::functions::assign;
-use crate::sql::{ColumnSpec, CopyInto, CopyTo, CreateExternal, CreateTable, CreateTableAs, Insert, Name};
+use crate::sql::{ColumnSpec, CopyInto, CopyTo, CreateExternal, CreateTable, CreateTableAs, Name};
 use crate::{error, functions, names, types};
-
-/// Parameters that a statement may have.
-const PARAMETERS_MAX: usize = 65_535;
 
 /// Rows for a table that exists.
 #[derive(Debug, Clone)]
@@ -36,8 +34,8 @@ pub struct WriteInput {
     pub table: Arc<TableDef>,
     /// The rows: the columns of the table by name and order, in its plain types.
     pub plan: LogicalPlan,
-    /// The files in whose place they come.
-    pub replaced: Vec<i64>,
+    /// The rows in whose place they come.
+    pub replaced: Replaced,
 }
 
 /// A table that does not exist yet, and its rows.
@@ -80,38 +78,6 @@ impl Planner {
         }
         table.supported()?;
         Ok(Arc::clone(table))
-    }
-
-    /// The rows of INSERT.
-    ///
-    /// # Errors
-    /// As [`Planner::writable`] and [`Planner::logical`], and [`Kind::Invalid`](skep_common::Kind::Invalid) for columns
-    /// that do not fit.
-    pub async fn insert(&self, insert: &Insert) -> Result<WriteInput> {
-        let table = self.writable(&insert.table)?;
-        let plan = match &insert.source {
-            Some(source) => {
-                let targets = targets(&table, insert.columns.as_deref())?;
-                let (source, hints) = prepared(source, &table, &targets)?;
-                let plan = self.typed(&source, &hints).await?;
-                let given = plan.schema().fields().len();
-                if given != targets.len() {
-                    return Err(count_error(&table, insert, given, targets.len()));
-                }
-                by_position(plan, &table.columns, &targets)?
-            }
-            None => {
-                let one = LogicalPlanBuilder::empty(true).build().map_err(error::from_datafusion)?;
-                by_position(one, &table.columns, &[])?
-            }
-        };
-        let plan = self.checked(plan, &table)?;
-        let replaced = if insert.overwrite {
-            tables::own(self, &table).await?.files().iter().map(|file| file.id).collect()
-        } else {
-            Vec::new()
-        };
-        Ok(WriteInput { table, plan, replaced })
     }
 
     /// `plan`, whose first columns are those of `table`, with an error for rows that violate a constraint of it.
@@ -170,7 +136,7 @@ impl Planner {
         }
         let noted = self.noted(&columns, &create.clauses)?;
         let targets: Vec<usize> = (0..columns.len()).collect();
-        let plan = by_position(plan, &columns, &targets)?;
+        let plan = by_position(plan, &columns, &targets, &[])?;
         let plan = with_checks(plan, &columns, &self.conditions(&columns, &noted.checks)?)?;
         Ok(NewTable { columns, noted, plan })
     }
@@ -197,7 +163,7 @@ impl Planner {
         let plan = match listed {
             // The files' columns, in order, are the listed ones.
             Some(targets) if schema.fields().len() == targets.len() => {
-                by_position(scan, &table.columns, &targets)?
+                by_position(scan, &table.columns, &targets, &[])?
             }
             Some(targets) => {
                 return Err(place(Error::invalid(format!(
@@ -209,7 +175,7 @@ impl Planner {
             None => by_name(scan, &table)?,
         };
         let plan = self.checked(plan, &table)?;
-        Ok(WriteInput { table, plan, replaced: Vec::new() })
+        Ok(WriteInput { table, plan, replaced: Replaced::Nothing })
     }
 
     /// What the columns of the files of COPY INTO are, as far as the table says it.
@@ -386,121 +352,21 @@ fn text_type(ty: &DataType, kind: Kind) -> DataType {
     }
 }
 
-/// The indices in the table of `columns`, or of all.
-pub(super) fn targets(table: &TableDef, columns: Option<&[ast::Ident]>) -> Result<Vec<usize>> {
-    let Some(columns) = columns else { return Ok((0..table.columns.len()).collect()) };
-    let mut found: Vec<usize> = Vec::with_capacity(columns.len());
-    for ident in columns {
-        let name = names::normalise(ident);
-        let at = names::from_span(ident.span);
-        let Some(target) = table.columns.iter().position(|column| column.name == name) else {
-            let error = Error::invalid(format!("table '{}' has no column '{name}'", table.name));
-            let known = table.columns.iter().map(|column| column.name.as_str());
-            let error = match names::nearest(&name, known.clone()) {
-                Some(near) => error.hint(format!("did you mean '{near}'?")),
-                None => error.hint(format!("columns are {}", known.collect::<Vec<_>>().join(", "))),
-            };
-            return Err(placed(error, at));
-        };
-        if found.contains(&target) {
-            return Err(placed(Error::invalid(format!("column '{name}' is named twice")), at));
-        }
-        found.push(target);
-    }
-    Ok(found)
-}
-
-/// `source` with what stands alone in VALUES made for the columns it goes to: numbers become floats for columns of
-/// floats, which other rows may give values that decimals do not have; and `$1`, `$2`, ... get the types of their columns.
-fn prepared(
-    source: &ast::Query,
-    table: &TableDef,
+/// `plan`, whose column `i` goes to the column `targets[i]` of `columns`, with those in `fixed` the same in every row, and
+/// the rest filled in.
+pub(super) fn by_position(
+    plan: LogicalPlan,
+    columns: &[Column],
     targets: &[usize],
-) -> Result<(ast::Query, Vec<Option<ast::DataType>>)> {
-    let mut source = source.clone();
-    let mut hints: Vec<Option<ast::DataType>> = Vec::new();
-    let schema = table.arrow_schema();
-    let ast::SetExpr::Values(values) = source.body.as_mut() else { return Ok((source, hints)) };
-    // Texts beside values of another type are values of the column, which only dates and the like do not see by themselves.
-    let mixed: Vec<bool> = (0..targets.len())
-        .map(|at| {
-            values.rows.iter().filter_map(|row| row.content.get(at)).any(|value| !text(value) && !null(value))
-        })
-        .collect();
-    for row in &mut values.rows {
-        for ((value, &target), mixed) in row.content.iter_mut().zip(targets).zip(&mixed) {
-            let ty = schema.field(target).data_type();
-            if let Some(at) = placeholder(value) {
-                if hints.len() < at {
-                    hints.resize(at, None);
-                }
-                hints[at - 1] = types::sql_type(ty).ok();
-            } else if ty.is_floating() && number(value) {
-                *value = cast_sql(value, ast::DataType::Double(ast::ExactNumberInfo::None));
-            } else if *mixed && text(value) && !matches!(ty, DataType::Utf8 | DataType::Binary) {
-                *value = cast_sql(value, types::sql_type(ty)?);
-            }
-        }
-    }
-    Ok((source, hints))
-}
-
-/// The number of a parameter, from 1.
-pub(super) fn placeholder(expr: &ast::Expr) -> Option<usize> {
-    match expr {
-        ast::Expr::Value(value) => match &value.value {
-            ast::Value::Placeholder(name) => {
-                name.strip_prefix('$')?.parse().ok().filter(|at| (1..=PARAMETERS_MAX).contains(at))
-            }
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-pub(super) fn cast_sql(expr: &ast::Expr, data_type: ast::DataType) -> ast::Expr {
-    let (kind, expr) = (ast::CastKind::Cast, Box::new(expr.clone()));
-    ast::Expr::Cast { kind, expr, data_type, array: false, format: None }
-}
-
-fn text(expr: &ast::Expr) -> bool {
-    matches!(expr, ast::Expr::Value(value) if matches!(value.value, ast::Value::SingleQuotedString(_)))
-}
-
-fn null(expr: &ast::Expr) -> bool {
-    matches!(expr, ast::Expr::Value(value) if matches!(value.value, ast::Value::Null))
-}
-
-pub(super) fn number(expr: &ast::Expr) -> bool {
-    match expr {
-        ast::Expr::Value(value) => matches!(value.value, ast::Value::Number(..)),
-        ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus | ast::UnaryOperator::Plus, expr } => number(expr),
-        _ => false,
-    }
-}
-
-fn count_error(table: &TableDef, insert: &Insert, given: usize, wanted: usize) -> Error {
-    let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-    let error = match &insert.columns {
-        Some(_) => Error::invalid(format!("{wanted} columns are named and {given} values are given")),
-        None => Error::invalid(format!(
-            "table '{}' has {wanted} columns and {given} values are given",
-            table.name
-        ))
-        .hint(format!("name the columns that are given; the table has {}", names.join(", "))),
-    };
-    placed(error, insert.table.at)
-}
-
-/// `plan`, whose column `i` goes to the column `targets[i]` of `columns`, with the rest filled in.
-pub(super) fn by_position(plan: LogicalPlan, columns: &[Column], targets: &[usize]) -> Result<LogicalPlan> {
+    fixed: &[(usize, ScalarValue)],
+) -> Result<LogicalPlan> {
     let given: Vec<(Qualified, Field)> = plan
         .schema()
         .iter()
         .map(|(qualifier, field)| (Qualified::from((qualifier, field)), field.as_ref().clone()))
         .collect();
     let source = |at: usize| targets.iter().position(|&target| target == at).and_then(|i| given.get(i));
-    project(plan.clone(), columns, source)
+    project(plan.clone(), columns, source, fixed)
 }
 
 /// `plan`, whose columns go to those of the same name, with the rest filled in.
@@ -520,21 +386,26 @@ fn by_name(plan: LogicalPlan, table: &TableDef) -> Result<LogicalPlan> {
         return Err(Error::invalid(format!("the files have none of the columns of table '{}'", table.name))
             .hint(format!("the files have {}; the table has {}", theirs.join(", "), ours.join(", "))));
     }
-    project(plan.clone(), &table.columns, |at| find(&table.columns[at].name))
+    project(plan.clone(), &table.columns, |at| find(&table.columns[at].name), &[])
 }
 
 fn project<'a>(
     plan: LogicalPlan,
     columns: &[Column],
     source: impl Fn(usize) -> Option<&'a (Qualified, Field)>,
+    fixed: &[(usize, ScalarValue)],
 ) -> Result<LogicalPlan> {
     let schema = skep_catalog::logical_schema(columns);
     let mut exprs = Vec::with_capacity(columns.len());
     for (at, (column, field)) in columns.iter().zip(schema.fields()).enumerate() {
         let ty = field.data_type();
-        let expr = match source(at) {
-            Some((name, given)) => fitted(Expr::Column(name.clone()), given, column, ty)?,
-            None => absent(column, ty)?,
+        let value = fixed.iter().find(|(place, _)| *place == at).map(|(_, value)| value);
+        let expr = match (value, source(at)) {
+            (Some(value), _) => {
+                assign(Expr::Literal(value.clone(), None), &column.name, ty, column.nullable)?
+            }
+            (None, Some((name, given))) => fitted(Expr::Column(name.clone()), given, column, ty)?,
+            (None, None) => absent(column, ty)?,
         };
         exprs.push(expr.alias(&column.name));
     }

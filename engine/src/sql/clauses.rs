@@ -9,7 +9,7 @@ use super::alter::path;
 use super::alteration::{CheckSpec, ColumnPath, PartitionSpec, SortSpec};
 use super::create;
 use super::read::Reader;
-use super::statement::ColumnSpec;
+use super::statement::{ColumnSpec, PartitionValue};
 use crate::names;
 
 /// `[CONSTRAINT name] CHECK (expr)`; constraints that Skep does not have are refused by name.
@@ -74,6 +74,29 @@ pub(super) fn keys_or_columns(
         }
         if !reader.parser.consume_token(&Token::Comma) {
             return reader.expected("',' or ')' after the partition key");
+        }
+    }
+}
+
+/// `(a = 1, b, year(c))`
+pub(super) fn partition_values(reader: &mut Reader<'_>) -> Result<Vec<PartitionValue>> {
+    reader.expect(&Token::LParen)?;
+    let mut values = Vec::new();
+    loop {
+        let opens = reader.parser.peek_nth_token_ref(1).token == Token::LParen;
+        let key = if opens { transform(reader)? } else { identity(path(reader)?) };
+        let value = if reader.parser.consume_token(&Token::Eq) {
+            let result = reader.parser.parse_expr();
+            Some(reader.ok(result)?)
+        } else {
+            None
+        };
+        values.push(PartitionValue { key, value });
+        if reader.parser.consume_token(&Token::RParen) {
+            return Ok(values);
+        }
+        if !reader.parser.consume_token(&Token::Comma) {
+            return reader.expected("'=', ',' or ')' after the partition key");
         }
     }
 }

@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use skep_common::{Error, Result};
 
+use super::clauses;
 use super::read::Reader;
 use super::statement::{Action, Assignment, Delete, Insert, Matched, Merge, Statement, Target, Update, When};
 use crate::names;
@@ -38,11 +39,15 @@ pub(super) fn insert(reader: &mut Reader<'_>) -> Result<Statement> {
     }
     let _ = reader.parser.parse_keyword(Keyword::TABLE);
     let table = reader.name()?;
-    // Static and dynamic partitions of INSERT OVERWRITE are read here.
-    if reader.parser.peek_keyword(Keyword::PARTITION) {
-        return Err(Error::unsupported("tables of the catalog have no partitions in this version")
+    let partition = if reader.parser.parse_keyword(Keyword::PARTITION) {
+        Some(clauses::partition_values(reader)?)
+    } else {
+        None
+    };
+    if reader.parser.peek_keyword(Keyword::IF) {
+        return Err(Error::unsupported("INSERT has no IF NOT EXISTS")
             .at(reader.here())
-            .hint("leave PARTITION out, and give the column a value in the query; DELETE with WHERE makes room for the new rows"));
+            .hint("MERGE adds the rows that are not there"));
     }
     let columns = reader.columns_or_subquery()?;
     let source = if reader.parser.parse_keywords(&[Keyword::DEFAULT, Keyword::VALUES]) {
@@ -50,7 +55,7 @@ pub(super) fn insert(reader: &mut Reader<'_>) -> Result<Statement> {
     } else {
         Some(reader.query()?)
     };
-    Ok(Statement::Insert(Insert { table, overwrite, columns, source }))
+    Ok(Statement::Insert(Insert { table, overwrite, partition, columns, source }))
 }
 
 /// After `UPDATE`.

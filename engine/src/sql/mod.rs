@@ -31,8 +31,8 @@ pub use alteration::{
 pub use dialect::SkepDialect;
 pub use statement::{
     Action, Assignment, ColumnSpec, CopyInto, CopySource, CopyTo, CreateExternal, CreateTable, CreateTableAs,
-    CreateView, Delete, Described, Insert, Matched, Merge, Name, Optimize, Options, Parsed, Statement,
-    Target, Update, When,
+    CreateView, Delete, Described, Insert, Matched, Merge, Name, Optimize, Options, Parsed, PartitionValue,
+    Statement, Target, Update, When,
 };
 
 use datafusion::sql::sqlparser::ast;

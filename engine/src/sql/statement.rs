@@ -5,7 +5,7 @@ use std::fmt;
 use datafusion::sql::sqlparser::ast;
 use skep_common::{Error, Position, Result};
 
-use super::alteration::{AlterTable, AlterView, CheckSpec, Clauses};
+use super::alteration::{AlterTable, AlterView, CheckSpec, Clauses, PartitionSpec};
 use crate::names;
 
 /// One statement of a script, with where it stood.
@@ -202,6 +202,15 @@ pub struct CreateView {
     pub comment: Option<String>,
 }
 
+/// A partition key in INSERT.
+#[derive(Debug, Clone)]
+pub struct PartitionValue {
+    /// The key, as PARTITIONED BY writes it.
+    pub key: PartitionSpec,
+    /// What it is in every row; absent: what the source gives.
+    pub value: Option<ast::Expr>,
+}
+
 /// `INSERT INTO table (columns) query`
 #[derive(Debug, Clone)]
 pub struct Insert {
@@ -209,6 +218,8 @@ pub struct Insert {
     pub table: Name,
     /// Whether the rows take the place of those that are there (`INSERT OVERWRITE`).
     pub overwrite: bool,
+    /// `PARTITION (a = 1, b)`
+    pub partition: Option<Vec<PartitionValue>>,
     /// The columns that the source gives, in its order; absent: all of the table.
     pub columns: Option<Vec<ast::Ident>>,
     /// The rows; absent: `DEFAULT VALUES`.

@@ -1,20 +1,21 @@
 //! From UPDATE, DELETE and TRUNCATE to what they do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column as Qualified, TableReference};
+use datafusion::common::{Column as Qualified, DFSchema, TableReference};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion::sql::sqlparser::ast;
 use skep_catalog::TableDef;
 use skep_common::{Error, Result};
 
 use super::syntax::{self, TARGET};
-use super::{ACTION, Edit, Rows, constant, own, value_name};
+use super::{ACTION, Edit, Rows, constant, own, restricted, value_name};
 use crate::error;
-use crate::planner::write::{absent, cast_sql, fitted, number, placeholder, targets};
+use crate::planner::insert::{cast_sql, number, placeholder, targets};
+use crate::planner::write::{absent, fitted};
 use crate::planner::{Planner, tables};
 use crate::scan::{FILE, POSITION, TargetTable};
 use crate::sql::{Assignment, Delete, Name, Statement, Target, Update};
@@ -80,6 +81,29 @@ impl Planner {
         let plan = listed(plan, 1, values)?;
         let once = update.from.is_empty();
         Ok(open.edit(Rows::Listed { plan, set: columns, once, strict: true }, None))
+    }
+
+    /// Takes the rows of `files` of `table` out for which the condition holds that `predicate` makes of the name and the
+    /// columns of the table.
+    pub(in crate::planner) async fn deletion(
+        &self,
+        table: &TableDef,
+        files: &HashSet<i64>,
+        predicate: impl FnOnce(&TableReference, &DFSchema) -> Result<Expr>,
+    ) -> Result<Edit> {
+        let name = Name { schema: Some(table.schema_name.clone()), name: table.name.clone(), at: None };
+        let open = self.open_target(&Target { table: name, alias: None }).await?;
+        let query = syntax::select(open.place(), open.from(self, &[])?, None)?;
+        let plan = open.plan(self, query).await?;
+        let Some((input, ..)) = simple(&plan, true) else {
+            return Err(Error::internal("the rows of a table are not a scan of it"));
+        };
+        let name = open.name();
+        let predicate = predicate(&name, input.schema())?;
+        let input = restricted(input, &Arc::new(files.clone()))?;
+        let mut edit = open.edit(Rows::Each { input, predicate, name, set: None }, None);
+        edit.files = Arc::new(edit.files.iter().filter(|file| files.contains(&file.id)).cloned().collect());
+        Ok(edit)
     }
 
     /// The table of a statement, where its queries find it.

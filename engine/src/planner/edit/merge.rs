@@ -18,7 +18,8 @@ use skep_common::{Error, Result};
 use super::make::{Open, Set, fitted_values, listed, placed_value};
 use super::{Edit, Rows, own, syntax, value_name};
 use crate::planner::Planner;
-use crate::planner::write::{by_position, targets};
+use crate::planner::insert::targets;
+use crate::planner::write::by_position;
 use crate::sql::{Action, Matched, Merge, When};
 use crate::{error, names};
 
@@ -161,7 +162,7 @@ impl Planner {
         let query = syntax::select(items, vec![syntax::alone(source.clone())], syntax::all(conditions))?;
         let plan = open.plan(self, query).await?;
         let targets: Vec<usize> = set.iter().map(|set| set.at).collect();
-        self.checked(by_position(plan, &open.table.columns, &targets)?, &open.table)
+        self.checked(by_position(plan, &open.table.columns, &targets, &[])?, &open.table)
     }
 
     /// Every column of the table from the one of its name in the source.
