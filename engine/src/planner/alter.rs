@@ -11,10 +11,11 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
-use skep_catalog::{Change, Check, Column, LakeType, TableDef, columns_from_arrow, leaves};
+use datafusion::sql::sqlparser::ast;
+use skep_catalog::{Change, Check, Column, LakeType, TableDef, Transform, columns_from_arrow, leaves};
 use skep_common::{Error, Position, Result};
 
-use super::{Noted, Planner, clauses, constant, tables};
+use super::{Noted, Planner, clauses, constant, retype, tables};
 use crate::names;
 use crate::sql::{AlterAction, AlterTable, ColumnPath, ColumnSpec, Name};
 
@@ -205,18 +206,7 @@ impl Work<'_> {
             }
             AlterAction::DropColumn { path, if_exists } => self.drop(path, *if_exists).await,
             AlterAction::RenameColumn { path, name } => self.rename_column(path, name),
-            AlterAction::SetType { path, ty } => {
-                let field = crate::types::arrow_type(ty).map_err(|e| tables::placed(e, path.at))?;
-                let wanted =
-                    columns_from_arrow(&Schema::new(vec![datafusion::arrow::datatypes::Field::new(
-                        "c", field, true,
-                    )]))?;
-                let column = find(&mut self.def.columns, path)?;
-                match wanted.first() {
-                    Some(wanted) => retype(column, &wanted.ty, path),
-                    None => Ok(()),
-                }
-            }
+            AlterAction::SetType { path, ty } => self.set_type(path, ty).await,
             AlterAction::SetNullable { path, nullable } => self.set_nullable(path, *nullable),
             AlterAction::SetDefault { path, default } => {
                 let column = clauses::top(&self.def.columns, path, "DEFAULT")?;
@@ -448,6 +438,56 @@ impl Work<'_> {
         ))
     }
 
+    async fn set_type(&mut self, path: &ColumnPath, ty: &ast::DataType) -> Result<()> {
+        let place = |e: Error| tables::placed(e, path.at);
+        let ty = crate::types::arrow_type(ty).map_err(place)?;
+        let field = datafusion::arrow::datatypes::Field::new("c", ty, true);
+        let mut wanted = columns_from_arrow(&Schema::new(vec![field])).map_err(place)?;
+        let Some(wanted) = wanted.pop().map(|column| column.ty) else { return Ok(()) };
+        let column = find(&mut self.def.columns, path)?.clone();
+        if column.ty == wanted && !column.ty.is_nested() {
+            return Ok(());
+        }
+        retype::allowed(&column, &wanted, path)?;
+        if retype::reads_otherwise(&column.ty, &wanted) {
+            let top = path.parts.first().cloned().unwrap_or_default();
+            if let Some(check) =
+                self.def.checks.iter().find(|check| clauses::mentioned(&check.sql).contains(&top))
+            {
+                return Err(place(
+                    Error::invalid(format!(
+                        "constraint '{}' reads column '{top}', and may mean something else with another type",
+                        check.name
+                    ))
+                    .hint(format!(
+                        "ALTER TABLE ... DROP CONSTRAINT {} first, and add it again",
+                        names::quote(&check.name)
+                    )),
+                ));
+            }
+            // Files of before would have partition values of another form, or another hash.
+            let calendar =
+                |transform| matches!(transform, Transform::Year | Transform::Month | Transform::Day);
+            let keys = &self.def.partitioning.keys;
+            if keys.iter().any(|key| key.column == column.id && !calendar(key.transform)) {
+                return Err(place(
+                    Error::invalid(format!("the table is partitioned by column '{path}'"))
+                        .hint("ALTER TABLE ... RESET PARTITIONED BY first, and set it again after"),
+                ));
+            }
+        }
+        let environment = &self.planner.environment;
+        let files = environment.catalog.files(&self.planner.snapshot, self.before.id).await?;
+        let stats = files.iter().filter_map(|file| file.stats.get(&column.id));
+        retype::fits(&column, &wanted, stats).map_err(place)?;
+        let changed = find(&mut self.def.columns, path)?;
+        for default in [&mut changed.default, &mut changed.initial_default] {
+            *default = retype::rewritten(default.take(), &column, &wanted).map_err(place)?;
+        }
+        changed.ty = wanted;
+        Ok(())
+    }
+
     fn rename_column(&mut self, path: &ColumnPath, name: &str) -> Result<()> {
         let place = |e: Error| tables::placed(e, path.at);
         let id = find(&mut self.def.columns, path)?.id;
@@ -629,46 +669,4 @@ fn in_struct(columns: &mut [Column], path: &ColumnPath) -> Result<bool> {
 fn renumber(column: &mut Column, next: i64) -> i64 {
     column.id = next;
     column.children.iter_mut().fold(next + 1, |next, child| renumber(child, next))
-}
-
-const SIGNED: [LakeType; 4] = [LakeType::Int8, LakeType::Int16, LakeType::Int32, LakeType::Int64];
-const UNSIGNED: [LakeType; 4] = [LakeType::UInt8, LakeType::UInt16, LakeType::UInt32, LakeType::UInt64];
-const FLOATS: [LakeType; 2] = [LakeType::Float32, LakeType::Float64];
-
-/// The types that hold every value of `ty`, as the specification allows them.
-fn wider(ty: &LakeType) -> &'static [LakeType] {
-    let all: [&'static [LakeType]; 3] = [&SIGNED, &UNSIGNED, &FLOATS];
-    let of =
-        all.into_iter().find_map(|types| Some(&types[types.iter().position(|other| other == ty)? + 1..]));
-    of.unwrap_or_default()
-}
-
-fn retype(column: &mut Column, wanted: &LakeType, path: &ColumnPath) -> Result<()> {
-    if column.ty == *wanted && !column.ty.is_nested() {
-        return Ok(());
-    }
-    let wider = wider(&column.ty);
-    if wider.contains(wanted) {
-        column.ty = wanted.clone();
-        return Ok(());
-    }
-    let shown = |ty: &LakeType| {
-        ty.leaf_arrow().map_or_else(|| ty.to_string().to_uppercase(), |ty| crate::types::sql_name(&ty))
-    };
-    let error = Error::invalid(format!(
-        "column '{path}' is {}, which cannot become {}",
-        clauses::type_name(column),
-        shown(wanted)
-    ));
-    let names: Vec<String> = wider.iter().map(shown).collect();
-    let error = match names.as_slice() {
-        [] => error.hint(
-            "integers and REAL can be widened; CREATE OR REPLACE TABLE t AS SELECT CAST(...) ... FROM t converts others",
-        ),
-        names => error.hint(format!(
-            "it can become {}; CREATE OR REPLACE TABLE t AS SELECT CAST(...) ... FROM t converts others",
-            names.join(" or ")
-        )),
-    };
-    Err(tables::placed(error, path.at))
 }

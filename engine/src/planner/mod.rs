@@ -20,6 +20,7 @@ mod insert;
 mod literals;
 mod references;
 mod replace;
+mod retype;
 mod subqueries;
 mod tables;
 mod versions;

@@ -72,7 +72,7 @@ fn what_is_missing_is_named_with_the_way_out() {
         "ALTER TABLE t ALTER COLUMN a TYPE INT USING a + 1",
         "ALTER TABLE t DROP PARTITION (a = 1)",
         "ALTER VIEW v AS SELECT 1",
-        "INSERT OVERWRITE t PARTITION (a = 1) SELECT 1",
+        "INSERT OVERWRITE t PARTITION (a = 1) IF NOT EXISTS SELECT 1",
         "CREATE TABLE t (a INT PRIMARY KEY)",
         "CREATE TABLE t (a INT, PRIMARY KEY (a))",
         "CREATE TABLE t (a INT) CLUSTERED BY (a) INTO 4 BUCKETS",
@@ -90,7 +90,7 @@ fn what_is_missing_is_named_with_the_way_out() {
     unsupported: USING is not supported: values keep what they are (line 1, column 39) (hint: CREATE OR REPLACE TABLE t AS SELECT ... FROM t computes others)
     unsupported: ALTER TABLE ... DROP PARTITION is not supported (line 1, column 20) (hint: DELETE FROM t WHERE key = value takes the rows of a partition away)
     unsupported: ALTER VIEW ... AS is not supported (line 1, column 14) (hint: CREATE OR REPLACE VIEW gives a view another query)
-    unsupported: tables of the catalog have no partitions in this version (line 1, column 20) (hint: leave PARTITION out, and give the column a value in the query; DELETE with WHERE makes room for the new rows)
+    unsupported: INSERT has no IF NOT EXISTS (line 1, column 38) (hint: MERGE adds the rows that are not there)
     unsupported: PRIMARY KEY constraints are not supported (line 1, column 17) (hint: leave it out; NOT NULL and, on tables of the catalog, CHECK are enforced)
     unsupported: PRIMARY KEY constraints are not supported (line 1, column 24) (hint: leave it out; NOT NULL and, on tables of the catalog, CHECK are enforced)
     unsupported: CLUSTERED BY is not supported (line 1, column 24) (hint: PARTITIONED BY (bucket(8, column)) and SORTED BY (column) say the same)
