@@ -2,6 +2,7 @@
 
 mod assign;
 mod check;
+mod part;
 mod partition;
 mod shape;
 mod single;
@@ -19,7 +20,8 @@ pub(crate) use single::single;
 
 /// Those of single rows.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
-    vec![assign::function(), check::function(), partition::function(), shape::function()]
+    let own = [assign::function(), check::function(), partition::function(), shape::function()];
+    own.into_iter().chain(part::functions()).collect()
 }
 
 /// Adds all of them to a session that is being built.

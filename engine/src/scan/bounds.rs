@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array};
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, Int32Array, UInt64Array};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
-use skep_catalog::{Column, ColumnStats, DataFile, LakeType, TableDef, Transform, text};
+use skep_catalog::{Column, ColumnStats, DataFile, LakeType, PartitionKey, TableDef, Transform, text};
 
 use super::keep::FileFacts;
 
@@ -187,6 +187,21 @@ impl FileFacts for Bounds<'_> {
             }
         };
         Some(self.files.iter().map(may).collect())
+    }
+
+    fn made(&self, column: &str, transform: Transform) -> Option<Int32Array> {
+        let column = *self.columns.get(column)?;
+        let partitioning = &self.def.partitioning;
+        let key = PartitionKey { column: column.id, transform };
+        let at = partitioning.keys.iter().position(|other| *other == key)?;
+        let value = |file: &Arc<DataFile>| {
+            // Other engines may take instants apart in a time zone of theirs.
+            let sure = file.is_ours() || column.ty != LakeType::TimestampTz;
+            let of_today =
+                file.partition_id == partitioning.id && file.partition.len() == partitioning.keys.len();
+            file.partition.get(at).filter(|_| sure && of_today)?.as_deref()?.parse().ok()
+        };
+        Some(self.files.iter().map(value).collect())
     }
 
     fn rows(&self) -> Option<UInt64Array> {

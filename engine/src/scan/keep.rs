@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt64Array};
+use datafusion::arrow::array::{ArrayRef, BooleanArray, Int32Array, UInt64Array};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::Session;
 use datafusion::common::pruning::PruningStatistics;
@@ -11,6 +11,9 @@ use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
+use skep_catalog::Transform;
+
+use super::derive::Derived;
 
 /// What is known about some files, one entry for each in every array.
 pub(crate) trait FileFacts {
@@ -28,6 +31,11 @@ pub(crate) trait FileFacts {
     fn contained(&self, _column: &str, _values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
         None
     }
+    /// The value of the partition key that `transform` makes of the column, where all of the file's rows have it. NULL where
+    /// it is not known.
+    fn made(&self, _column: &str, _transform: Transform) -> Option<Int32Array> {
+        None
+    }
 }
 
 /// For each file, whether it may hold a row of `schema` that passes all of `filters`.
@@ -38,6 +46,8 @@ pub(crate) fn keep(
     facts: &dyn FileFacts,
 ) -> Vec<bool> {
     let all = || vec![true; facts.files()];
+    let derived = Derived::new(session, schema, filters, facts);
+    let (schema, filters) = (&derived.schema, &derived.filters);
     let Ok(columns) = DFSchema::try_from(Arc::clone(schema)) else { return all() };
     // A filter that cannot be compiled alone, such as one with a subquery, proves nothing.
     let usable =
@@ -47,7 +57,7 @@ pub(crate) fn keep(
         .create_physical_expr(filter, &columns)
         .and_then(|expr| PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).try_build(expr));
     let Ok(predicate) = predicate else { return all() };
-    predicate.prune(&Statistics(facts)).unwrap_or_else(|e| {
+    predicate.prune(&Statistics(&derived)).unwrap_or_else(|e| {
         tracing::debug!(error = %e, "files are not pruned");
         all()
     })

@@ -13,6 +13,7 @@
 //! - The statistics of a scan are those of the files it keeps; what is a bound and not a value is `Inexact`.
 
 mod bounds;
+mod derive;
 mod groups;
 mod keep;
 mod layout;

@@ -105,3 +105,96 @@ async fn an_overwrite_is_a_delete_and_an_append() {
     one.update("COMMIT").await.unwrap();
     assert_eq!(one.rows("SELECT count(*) FROM t WHERE a = 5").await.unwrap(), [["2"]]);
 }
+
+/// Files read of all, as EXPLAIN counts them.
+async fn files(client: &mut Client, sql: &str) -> (usize, usize) {
+    let scans = explained(client, sql, "scans").await;
+    let counts = scans.split(": ").nth(1).unwrap_or_else(|| panic!("{scans}"));
+    let mut numbers = counts.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty());
+    let mut next = || numbers.next().unwrap().parse().unwrap();
+    (next(), next())
+}
+
+/// Functions of the columns that a table is partitioned by leave the files of other partitions out, and no rows.
+#[tokio::test]
+async fn functions_of_partition_columns_choose_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = up(&folder);
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    // 24 months, each of them once in every year; hours 0, 6, 12 and 18.
+    let source = "SELECT CAST(x AS INT) AS id, \
+                  CAST(make_date(CAST(2023 + x / 12 AS INT), CAST(x % 12 + 1 AS INT), 15) AS TIMESTAMP) + CASE x % 4 \
+                  WHEN 0 THEN INTERVAL '30 minutes' WHEN 1 THEN INTERVAL '390 minutes' \
+                  WHEN 2 THEN INTERVAL '750 minutes' ELSE INTERVAL '1110 minutes' END AS at \
+                  FROM generate_series(0, 23) AS g(x) UNION ALL SELECT 100, NULL";
+    client.update(&format!("CREATE TABLE plain AS {source}")).await.unwrap();
+    let layouts = [
+        ("by_month", "month(at)", 13),
+        ("by_year", "year(at)", 3),
+        ("by_both", "year(at), month(at)", 25),
+        ("by_hour", "hour(at)", 5),
+        ("by_day", "year(at), day(at)", 3),
+        ("by_id", "bucket(8, id)", 8),
+    ];
+    for (table, keys, _) in layouts {
+        client.update(&format!("CREATE TABLE {table} PARTITIONED BY ({keys}) AS {source}")).await.unwrap();
+    }
+    client
+        .update("CREATE TABLE by_date (id INT, at TIMESTAMP, day DATE) PARTITIONED BY (day)")
+        .await
+        .unwrap();
+    client
+        .update(&format!("INSERT INTO by_date SELECT id, at, CAST(at AS DATE) AS day FROM ({source})"))
+        .await
+        .unwrap();
+    // Table, condition, files that are read.
+    let cases = [
+        ("by_month", "month(at) = 3", 1),
+        ("by_month", "extract(MONTH FROM at) = 3", 1),
+        ("by_month", "date_part('month', at) IN (3, 7)", 2),
+        ("by_month", "month(at) BETWEEN 3 AND 5", 3),
+        ("by_month", "month(at) > 10", 2),
+        ("by_month", "month(at) <> 10", 11),
+        ("by_month", "month(at) IN (1, 2, 3) AND NOT month(at) = 2", 2),
+        ("by_month", "quarter(at) = 2", 12),
+        ("by_year", "year(at) = 2024", 1),
+        ("by_year", "extract(year FROM at) IN (2023, 2024)", 2),
+        ("by_year", "year(at) BETWEEN 2025 AND 2030", 0),
+        ("by_year", "date_trunc('year', at) = TIMESTAMP '2024-01-01 00:00:00'", 1),
+        ("by_both", "month(at) = 3", 2),
+        ("by_both", "year(at) = 2024 AND month(at) IN (3, 4)", 2),
+        ("by_both", "date_trunc('month', at) = TIMESTAMP '2024-03-01 00:00:00'", 1),
+        ("by_both", "date_trunc('day', at) >= TIMESTAMP '2024-11-01 00:00:00'", 2),
+        ("by_both", "quarter(at) = 2", 6),
+        ("by_both", "CAST(at AS DATE) = DATE '2024-03-15'", 1),
+        ("by_both", "day(at) = 16", 0),
+        ("by_both", "at IS NULL", 1),
+        ("by_hour", "hour(at) = 6", 1),
+        ("by_hour", "extract(hour FROM at) BETWEEN 7 AND 17", 1),
+        ("by_day", "day(at) = 15 AND year(at) = 2024", 1),
+        ("by_day", "day(at) IN (1, 2)", 0),
+        ("by_id", "id = 5", 1),
+        ("by_date", "month(day) = 3", 2),
+        ("by_date", "extract(MONTH FROM day) IN (3, 4) AND extract(YEAR FROM day) = 2023", 2),
+        ("by_date", "date_trunc('month', day) = DATE '2023-03-01'", 1),
+    ];
+    for lane in ["local", "pipelined"] {
+        client.update(&format!("SET skep.execution = {lane}")).await.unwrap();
+        for (table, condition, read) in cases {
+            let sql = format!("SELECT id FROM {table} WHERE {condition} ORDER BY id");
+            if lane == "local" {
+                let all = layouts.iter().find(|(name, ..)| *name == table).map_or(25, |(.., all)| *all);
+                assert_eq!(files(&mut client, &sql).await, (read, all), "{sql}");
+            }
+            let plain = sql.replace(table, "plain").replace("(day)", "(at)").replace("FROM day)", "FROM at)");
+            let plain = plain.replace("month', day", "month', at");
+            let expected = client.rows(&plain).await.unwrap();
+            assert_eq!(client.rows(&sql).await.unwrap(), expected, "{sql}");
+        }
+    }
+    // A change of keys leaves the old files to their bounds.
+    client.update("ALTER TABLE by_month SET PARTITIONED BY (hour(at))").await.unwrap();
+    assert_eq!(files(&mut client, "SELECT id FROM by_month WHERE month(at) = 3").await, (12, 13));
+    let rows = client.rows("SELECT id FROM by_month WHERE month(at) = 3 ORDER BY id").await.unwrap();
+    assert_eq!(rows, [["2"], ["14"]]);
+}
