@@ -145,7 +145,9 @@ fn bounds(ty: &LakeType, statistics: &Statistics) -> (Option<Bound>, Option<Boun
             (min.map(Bound::Text), max.map(Bound::Text))
         }
         Statistics::ByteArray(v) if *ty == LakeType::Blob => {
-            both!(v, |bytes| Some(Bound::Blob(bytes.as_bytes().to_vec())))
+            let min = v.min_opt().map(|bytes| text::blob_floor(bytes.as_bytes()));
+            let max = v.max_opt().and_then(|bytes| text::blob_ceiling(bytes.as_bytes()));
+            (min.map(Bound::Blob), max.map(Bound::Blob))
         }
         Statistics::FixedLenByteArray(v) => both!(v, |bytes| of_fixed(ty, bytes.as_bytes())),
         Statistics::ByteArray(_) | Statistics::Int96(_) => (None, None),

@@ -7,7 +7,7 @@
 //! | type | text |
 //! |---|---|
 //! | boolean | `0`, `1` |
-//! | integers, floats, decimals | as digits: `-7`, `0.5`, `inf`, `12.50` |
+//! | integers, floats, decimals | as digits: `-7`, `0.5`, `1e+16`, `inf`, `12.50` |
 //! | date, time, timestamps | `2024-02-29`, `12:30:00.5`, `2024-02-29 12:30:00.5`; with a time zone `+00` follows |
 //! | varchar, json | the text; blob: hexadecimal digits; uuid: as usual |
 //!
@@ -88,9 +88,15 @@ pub fn encode(ty: &LakeType, bound: &Bound) -> Option<String> {
             value.to_string()
         }
         // The shortest digits that read back as the same float; a double's digits would say more than it knows.
-        (LakeType::Float32, Bound::Float(value)) if !value.is_nan() => format!("{:?}", *value as f32),
-        (LakeType::Float64, Bound::Float(value)) if !value.is_nan() => format!("{value:?}"),
-        (LakeType::Decimal { scale, .. }, Bound::Decimal(value)) => decimal_text(*value, usize::from(*scale)),
+        (LakeType::Float32, Bound::Float(value)) if !value.is_nan() => {
+            float_text(&format!("{:?}", *value as f32))
+        }
+        (LakeType::Float64, Bound::Float(value)) if !value.is_nan() => float_text(&format!("{value:?}")),
+        (LakeType::Decimal { precision, scale }, Bound::Decimal(value)) => {
+            let text = decimal_text(*value, usize::from(*scale));
+            // DuckDB writes no digit before the point where there is room for none.
+            if precision == scale { text.replacen("0.", ".", 1) } else { text }
+        }
         (LakeType::Date, Bound::Date(days)) => calendar::date_text(*days),
         (LakeType::Time, Bound::Time(micros)) => calendar::time_text(*micros, 6),
         (ty, Bound::Timestamp(value)) => {
@@ -208,7 +214,7 @@ pub fn array(ty: &LakeType, bounds: impl IntoIterator<Item = Option<Bound>>) -> 
     })
 }
 
-/// Longest text bound, in bytes. DuckDB cuts at the same length.
+/// Longest bound of a text or of bytes, in bytes. DuckDB cuts at the same length.
 const TEXT_BYTES_MAX: usize = 256;
 
 /// A text not greater than `value` that fits the catalog: a prefix of it.
@@ -236,6 +242,26 @@ pub fn text_ceiling(value: &str) -> Option<String> {
     None
 }
 
+/// As [`text_floor`], of bytes.
+pub fn blob_floor(value: &[u8]) -> Vec<u8> {
+    value[..value.len().min(TEXT_BYTES_MAX)].to_vec()
+}
+
+/// As [`text_ceiling`], of bytes.
+pub fn blob_ceiling(value: &[u8]) -> Option<Vec<u8>> {
+    let mut prefix = blob_floor(value);
+    if prefix.len() == value.len() {
+        return Some(prefix);
+    }
+    while let Some(last) = prefix.pop() {
+        if let Some(next) = last.checked_add(1) {
+            prefix.push(next);
+            return Some(prefix);
+        }
+    }
+    None
+}
+
 fn cut(value: &str) -> usize {
     let end = value.find('\0').unwrap_or(value.len());
     value.floor_char_boundary(end.min(TEXT_BYTES_MAX))
@@ -250,6 +276,16 @@ fn timestamp_digits(ty: &LakeType) -> Option<(u32, bool)> {
         LakeType::TimestampNs => Some((9, false)),
         _ => None,
     }
+}
+
+/// A float with its exponent as DuckDB writes it: a sign, and two digits or more.
+fn float_text(text: &str) -> String {
+    let Some((digits, exponent)) = text.split_once('e') else { return text.to_owned() };
+    let (sign, exponent) = match exponent.strip_prefix('-') {
+        Some(exponent) => ('-', exponent),
+        None => ('+', exponent),
+    };
+    format!("{digits}e{sign}{exponent:0>2}")
 }
 
 fn decimal_text(value: i128, scale: usize) -> String {

@@ -134,7 +134,9 @@ pub(crate) fn write(folder: &Path, columns: &[Column], batch: &RecordBatch) -> N
     let mut nans = Nans::new(columns);
     nans.observe(&batch);
     // Small row groups, so that bounds come from several.
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(100));
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(100))
+        .set_statistics_truncate_length(None);
     let properties = without_bounds(properties, columns, &nan_columns(columns, &batch)).build();
     let file = std::fs::File::create_new(&path).unwrap();
     let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).unwrap();

@@ -1,6 +1,7 @@
 //! The catalog against real databases and real files, and DuckDB as the judge of both.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod bounds;
 mod commit;
 mod definition;
 // The helper alone: the rest of the testkit stands above this crate.
