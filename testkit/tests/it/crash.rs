@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
+use skep_common::Kind;
+use skep_testkit::client::Client;
 use skep_testkit::process::{Output, PATIENCE, Server, binary, run, skep};
 use skep_testkit::slow;
 
@@ -213,6 +215,37 @@ fn a_full_disk_fails_the_statement_and_nothing_else() {
 #[test]
 fn a_full_disk_fails_the_statement_and_nothing_else_in_files() {
     no_room("file");
+}
+
+/// In a transaction it fails the statement that stages the rows: those before and after it are committed, and what it was to
+/// replace stays.
+#[tokio::test]
+async fn a_full_disk_while_staging_leaves_the_transaction() {
+    for store in ["skep", "file"] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = up_with_little_room(folder.path(), store, 2 << 20);
+        let mut client = Client::connect(server.flight()).await.unwrap();
+        let rows = "SELECT random() AS r FROM generate_series(1, 1000000)";
+        client.update("CREATE TABLE t (r DOUBLE, part INT) PARTITIONED BY (part)").await.unwrap();
+        client.update("INSERT INTO t VALUES (0.5, 0)").await.unwrap();
+        client.update("BEGIN").await.unwrap();
+        assert_eq!(client.update("INSERT INTO t VALUES (1.5, 1)").await.unwrap(), 1);
+        for statement in ["INSERT INTO t PARTITION (part = 2)", "INSERT OVERWRITE t PARTITION (part = 0)"] {
+            let error = client.update(&format!("{statement} {rows}")).await.unwrap_err();
+            assert!(
+                matches!(error.kind(), Kind::Exhausted | Kind::Unavailable | Kind::Internal),
+                "{store}, {statement}: {error:?}"
+            );
+        }
+        assert_eq!(client.rows("SELECT r FROM t ORDER BY r").await.unwrap(), [["0.5"], ["1.5"]], "{store}");
+        assert_eq!(client.update("INSERT INTO t VALUES (2.5, 2)").await.unwrap(), 1);
+        client.update("COMMIT").await.unwrap();
+        let left = client.rows("SELECT r FROM t ORDER BY r").await.unwrap();
+        assert_eq!(left, [["0.5"], ["1.5"], ["2.5"]], "{store}");
+        drop(client);
+        server.stop();
+        assert_eq!(leftovers(folder.path()), Vec::<String>::new(), "{store}");
+    }
 }
 
 /// A command that cannot write says so, with the exit code of a failed statement.
