@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
 use datafusion::sql::sqlparser::ast;
-use skep_catalog::{Change, Check, Column, LakeType, TableDef, Transform, columns_from_arrow, leaves};
+use skep_catalog::{
+    Change, Check, Column, DataFile, LakeType, TableDef, Transform, columns_from_arrow, leaves,
+};
 use skep_common::{Error, Position, Result};
 
 use super::{Noted, Planner, clauses, constant, retype, tables};
@@ -336,6 +338,7 @@ impl Work<'_> {
                 ),
             ));
         }
+        self.not_in_files(path).await?;
         let ty = crate::types::arrow_type(&spec.ty).map_err(place)?;
         let field = datafusion::arrow::datatypes::Field::new(&spec.name, ty, spec.nullable);
         let mut made = columns_from_arrow(&Schema::new(vec![field])).map_err(place)?;
@@ -404,6 +407,7 @@ impl Work<'_> {
                     .hint("ALTER TABLE ... RESET SORTED BY first"),
             ));
         }
+        self.not_in_files(path).await?;
         let siblings = siblings(&mut self.def.columns, path)?;
         if siblings.len() == 1 {
             return Err(place(
@@ -421,8 +425,7 @@ impl Work<'_> {
 
     /// A struct in a file of which no field is left could not be told from one that is NULL.
     async fn readable_without(&self, path: &ColumnPath, column: &Column, rest: &[i64]) -> Result<()> {
-        let environment = &self.planner.environment;
-        let files = environment.catalog.files(&self.planner.snapshot, self.before.id).await?;
+        let files = self.files().await?;
         let gone = leaves(std::slice::from_ref(column));
         let lost = files.iter().any(|file| {
             gone.iter().any(|leaf| file.stats.contains_key(&leaf.id))
@@ -436,6 +439,23 @@ impl Work<'_> {
                 .hint("rewrite the table first: CREATE OR REPLACE TABLE t AS SELECT * FROM t"),
             path.at,
         ))
+    }
+
+    /// Refuses to add or drop a field inside a map that files have: what is inside of maps is read by position.
+    async fn not_in_files(&mut self, path: &ColumnPath) -> Result<()> {
+        match map_around(&mut self.def.columns, path)? {
+            Some(map) if !self.files().await?.is_empty() => Err(tables::placed(
+                Error::unsupported(format!("fields inside the map '{map}' cannot come or go: files have it"))
+                    .hint("CREATE OR REPLACE TABLE t AS SELECT ... FROM t builds the map anew"),
+                path.at,
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The files of the table as it was.
+    async fn files(&self) -> Result<Arc<Vec<Arc<DataFile>>>> {
+        self.planner.environment.catalog.files(&self.planner.snapshot, self.before.id).await
     }
 
     async fn set_type(&mut self, path: &ColumnPath, ty: &ast::DataType) -> Result<()> {
@@ -476,8 +496,7 @@ impl Work<'_> {
                 ));
             }
         }
-        let environment = &self.planner.environment;
-        let files = environment.catalog.files(&self.planner.snapshot, self.before.id).await?;
+        let files = self.files().await?;
         let stats = files.iter().filter_map(|file| file.stats.get(&column.id));
         retype::fits(&column, &wanted, stats).map_err(place)?;
         let changed = find(&mut self.def.columns, path)?;
@@ -637,15 +656,6 @@ fn siblings<'a>(columns: &'a mut Vec<Column>, path: &ColumnPath) -> Result<&'a m
         return Ok(columns);
     };
     let place = |e: Error| tables::placed(e, path.at);
-    for depth in 1..=parents.len() {
-        let upto = ColumnPath { parts: parents[..depth].to_vec(), at: path.at };
-        if find(columns, &upto)?.ty == LakeType::Map {
-            return Err(place(
-                Error::unsupported(format!("fields inside the map '{upto}' cannot change"))
-                    .hint("CREATE OR REPLACE TABLE t AS SELECT ... FROM t builds the map anew"),
-            ));
-        }
-    }
     let parent = ColumnPath { parts: parents.to_vec(), at: path.at };
     let column = find(columns, &parent)?;
     if column.ty != LakeType::Struct {
@@ -658,6 +668,17 @@ fn siblings<'a>(columns: &'a mut Vec<Column>, path: &ColumnPath) -> Result<&'a m
         ));
     }
     Ok(&mut column.children)
+}
+
+/// The map in which the column at `path` stands or would stand.
+fn map_around(columns: &mut [Column], path: &ColumnPath) -> Result<Option<ColumnPath>> {
+    for depth in 1..path.parts.len() {
+        let upto = ColumnPath { parts: path.parts[..depth].to_vec(), at: path.at };
+        if find(columns, &upto)?.ty == LakeType::Map {
+            return Ok(Some(upto));
+        }
+    }
+    Ok(None)
 }
 
 fn in_struct(columns: &mut [Column], path: &ColumnPath) -> Result<bool> {

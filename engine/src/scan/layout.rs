@@ -22,7 +22,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, CaseExpr, Column as PhysicalColumn, Literal};
-use skep_catalog::{Column, DataFile, TableDef, text};
+use skep_catalog::{Column, DataFile, LakeType, TableDef, leaves, text};
 use skep_common::{Error, Result};
 
 use crate::error;
@@ -59,6 +59,7 @@ impl Layout {
         let mut chosen = BTreeMap::new();
         let first = files.iter().map(|file| if file.id < 0 { i64::MIN } else { file.begin }).min();
         for (at, column) in def.columns.iter().enumerate() {
+            whole_maps(def, column, files)?;
             if first.is_none_or(|first| def.steady(column, first)) {
                 continue;
             }
@@ -190,6 +191,33 @@ fn ambiguous(def: &TableDef, name: &str) -> Error {
         def.schema_name, def.name
     ))
     .hint("have that engine rewrite the table, for example with CREATE OR REPLACE TABLE ... AS SELECT")
+}
+
+/// Refuses files in which a map lacks a field that it has by now: where others are filled up by name, what is inside of
+/// maps goes by position.
+fn whole_maps(def: &TableDef, column: &Column, files: &[Arc<DataFile>]) -> Result<()> {
+    let inside = inside_maps(column);
+    if inside.is_empty() {
+        return Ok(());
+    }
+    for file in files.iter().filter(|file| def.name_in(column, file).is_some()) {
+        if let Some(lacking) = inside.iter().find(|leaf| !file.stats.contains_key(&leaf.id)) {
+            return Err(Error::unsupported(format!(
+                "field '{}' was added inside a map of column '{}' of table '{}.{}', and files from before lack it",
+                lacking.name, column.name, def.schema_name, def.name
+            ))
+            .hint("have the engine that added it rewrite the table, for example with CREATE OR REPLACE TABLE ... AS SELECT"));
+        }
+    }
+    Ok(())
+}
+
+/// The leaves of `column` that are in a map.
+fn inside_maps(column: &Column) -> Vec<&Column> {
+    if column.ty == LakeType::Map {
+        return leaves(std::slice::from_ref(column));
+    }
+    column.children.iter().flat_map(inside_maps).collect()
 }
 
 fn forgotten(def: &TableDef, column: &Column) -> Error {

@@ -129,6 +129,31 @@ async fn duckdb_reads_columns_that_were_widened() {
     }
 }
 
+/// A field that DuckDB adds inside a map is not read from files that have another at its place.
+#[tokio::test]
+async fn what_duckdb_adds_inside_a_map_is_not_mixed_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let Some(mut court) =
+        Court::open(&data, "judge_ddl::what_duckdb_adds_inside_a_map_is_not_mixed_up").await
+    else {
+        return;
+    };
+    court.ours("CREATE TABLE lake.maps (id INT, m MAP(VARCHAR, STRUCT<x INT>))").await;
+    court.ours("INSERT INTO lake.maps SELECT 1, MAP {'k': named_struct('x', 7)}").await;
+    // What is named or typed otherwise, both read.
+    court.ours("ALTER TABLE lake.maps RENAME COLUMN m.value.x TO a").await;
+    court.ours("ALTER TABLE lake.maps ALTER COLUMN m.value.a TYPE BIGINT").await;
+    court.agree(&["SELECT id, m['k']['a'] FROM skep.lake.maps"]).await;
+    court.theirs("ALTER TABLE skep.lake.maps ADD COLUMN m.value.b BIGINT");
+    court.theirs("ALTER TABLE skep.lake.maps DROP COLUMN m.value.a");
+    let error = court.client.rows("SELECT m['k']['b'] FROM lake.maps").await.unwrap_err();
+    assert_eq!(error.kind(), skep_common::Kind::Unsupported, "{error:?}");
+    assert!(error.message().contains("field 'b' was added inside a map of column 'm'"), "{error:?}");
+    court.theirs("CREATE OR REPLACE TABLE skep.lake.maps AS SELECT * FROM skep.lake.maps");
+    court.agree(&["SELECT id, m['k']['b'] IS NULL FROM skep.lake.maps"]).await;
+}
+
 #[tokio::test]
 async fn duckdb_follows_our_alterations() {
     let folder = tempfile::tempdir().unwrap();
