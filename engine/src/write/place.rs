@@ -8,7 +8,7 @@ use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{AcrossPartitions, LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
@@ -41,7 +41,8 @@ const HASHED_COLUMNS: usize = 8;
 /// distributed lanes make a stage of (round-robin ones are dropped by Ballista and stay inside a task of
 /// datafusion-distributed). Rows that already come in several partitions are
 /// written where they are, unless `spread.deal`. For a table with partitions the hash is over those, so that few files
-/// result, and the rows are sorted by them below each writer.
+/// result, and the rows are sorted by them below each writer. Rows that are known to be of one partition, as those of
+/// `INSERT ... PARTITION (key = value)`, are dealt like those of a table without: one writer would have all of them.
 ///
 /// # Errors
 /// [`Kind::Internal`](skep_common::Kind::Internal) if a hash over the columns cannot be planned.
@@ -58,7 +59,8 @@ pub fn plan_write(
     let (keys, order) = layout(&target, &input)?;
     let writers = tasks * per_task.get();
     let input = if !keys.is_empty() && (writers > 1 || count > 1) {
-        hashed(input, keys, per_task)?
+        let spread = writers > 1 && one_partition(&target, &input);
+        if spread { deal(input, per_task)? } else { hashed(input, keys, per_task)? }
     } else if (count == 1 || spread.deal) && writers > 1 {
         deal(input, per_task)?
     } else {
@@ -104,6 +106,19 @@ fn layout(
         order.push(PhysicalSortExpr::new(column(key.column)?, options));
     }
     Ok((keys, order))
+}
+
+/// Whether every row has the same value for each key of the table's partitions.
+fn one_partition(target: &WriteTarget, input: &Arc<dyn ExecutionPlan>) -> bool {
+    let (schema, known) = (input.schema(), input.equivalence_properties());
+    target.partitions.iter().all(|key| {
+        let at = target.columns.iter().position(|column| column.id == key.column);
+        let field = at.and_then(|at| Some((at, schema.fields().get(at)?)));
+        field.is_some_and(|(at, field)| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), at));
+            matches!(known.is_expr_constant(&column), Some(AcrossPartitions::Uniform(_)))
+        })
+    })
 }
 
 fn hashed(

@@ -198,3 +198,30 @@ async fn functions_of_partition_columns_choose_files() {
     let rows = client.rows("SELECT id FROM by_month WHERE month(at) = 3 ORDER BY id").await.unwrap();
     assert_eq!(rows, [["2"], ["14"]]);
 }
+
+/// Rows that all go to one partition keep every worker busy; rows of several go to a writer for each.
+#[tokio::test]
+async fn one_partition_has_several_writers() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = up(&folder);
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    client.update("CREATE TABLE source (x BIGINT)").await.unwrap();
+    for part in 0..3 {
+        let (first, last) = (part * 10_000 + 1, part * 10_000 + 10_000);
+        let rows = format!("INSERT INTO source SELECT x FROM generate_series({first}, {last}) AS g(x)");
+        client.update(&rows).await.unwrap();
+    }
+    client.update("SET skep.execution = pipelined").await.unwrap();
+    client.update("CREATE TABLE t (id BIGINT, at DATE, k INT) PARTITIONED BY (k, year(at))").await.unwrap();
+    let source = "FROM source";
+    let one = format!("INSERT INTO t PARTITION (k = 1) SELECT x, DATE '2024-02-29' {source}");
+    let several =
+        format!("INSERT INTO t PARTITION (k) SELECT x, DATE '2024-02-29', CAST(x % 4 + 10 AS INT) {source}");
+    assert_eq!(client.update(&one).await.unwrap(), 30_000);
+    assert_eq!(client.update(&several).await.unwrap(), 30_000);
+    let rows = client.rows("SELECT k, count(DISTINCT id) FROM t GROUP BY k ORDER BY k").await.unwrap();
+    assert_eq!(rows, [["1", "30000"], ["10", "7500"], ["11", "7500"], ["12", "7500"], ["13", "7500"]]);
+    let (of_one, all) = self::files(&mut client, "SELECT * FROM t WHERE k = 1").await;
+    assert!(of_one >= 2, "{of_one} files of {all}");
+    assert_eq!(self::files(&mut client, "SELECT * FROM t WHERE k > 1").await, (4, of_one + 4));
+}
