@@ -118,7 +118,7 @@ const TABLES: &str = r#"
 "#;
 
 /// Our own tables, numbered; see [`MetaDb::migrate`](skep_metadb::MetaDb::migrate).
-pub(crate) const MIGRATIONS: [&str; 3] = [
+pub(crate) const MIGRATIONS: [&str; 4] = [
     r#"
     -- which snapshot a commit of some key made
     CREATE TABLE skep_commit (key TEXT PRIMARY KEY, snapshot_id INTEGER NOT NULL, committed_at TEXT NOT NULL);
@@ -150,6 +150,13 @@ pub(crate) const MIGRATIONS: [&str; 3] = [
     r#"
     -- names of snapshots, which keep them from being expired
     CREATE TABLE skep_tag (name TEXT PRIMARY KEY, snapshot_id INTEGER NOT NULL, created_at TEXT NOT NULL);
+"#,
+    r#"
+    -- which files of others were loaded into which table
+    CREATE TABLE skep_load (
+        table_id BIGINT NOT NULL, path TEXT NOT NULL, size_bytes BIGINT NOT NULL, modified_at TEXT NOT NULL,
+        etag TEXT, rows_loaded BIGINT NOT NULL, rows_rejected BIGINT NOT NULL, snapshot_id BIGINT NOT NULL,
+        loaded_at TEXT NOT NULL, PRIMARY KEY (table_id, path));
 "#,
 ];
 

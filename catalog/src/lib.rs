@@ -43,6 +43,7 @@ mod footer;
 mod history;
 mod layout;
 mod load;
+mod loads;
 mod model;
 mod overlay;
 mod plan;
@@ -64,6 +65,7 @@ pub use expire::{Expired, Retention, ScheduledFile};
 pub use footer::{Nans, footer_size, nan_columns, stats_from_parquet, without_bounds};
 pub use history::{FileCounts, SnapshotInfo, Tag};
 pub use layout::{BUCKETS_MAX, Check, PartitionKey, Partitioning, SortKey, Transform};
+pub use loads::{FileVersion, ForgetLoads, LedgerEntry, Load, RecordLoads};
 pub use model::{
     ColumnStats, DIALECT, DataFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot, TableDef, ViewDef,
 };

@@ -74,11 +74,26 @@ pub(crate) async fn publish(
     attempt: u32,
     changes: Vec<Change>,
 ) -> Result<()> {
+    publish_with(catalog, base, author, attempt, changes, |_| ()).await
+}
+
+/// As [`publish`], with rows of our own that `side` adds.
+pub(crate) async fn publish_with(
+    catalog: &Catalog,
+    base: Arc<Snapshot>,
+    author: &Author,
+    attempt: u32,
+    changes: Vec<Change>,
+    side: impl FnOnce(&Transaction),
+) -> Result<()> {
     if let Some(transaction) = &author.transaction {
-        return transaction.apply(changes).map(drop);
+        transaction.apply(changes)?;
+        side(transaction);
+        return Ok(());
     }
     let transaction = catalog.begin(base, author.info(attempt));
     transaction.apply(changes)?;
+    side(&transaction);
     transaction.commit().await.map(drop)
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::scalar::ScalarValue;
 use futures::FutureExt;
@@ -33,7 +34,7 @@ pub enum StatementKind {
 pub struct Description {
     /// Rows or change.
     pub kind: StatementKind,
-    /// The schema of its rows, exactly as the stream will have it; no columns for updates.
+    /// The schema of its rows, exactly as the stream will have it; for updates that of [`Done::details`], mostly no columns.
     pub schema: SchemaRef,
     /// Its parameters in order, named `$1`, `$2`, ... or as written.
     pub parameters: SchemaRef,
@@ -58,7 +59,7 @@ pub struct Rows {
 }
 
 /// The outcome of a statement without rows, shown as `INSERT 2`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Done {
     /// The query's id.
     pub query: QueryId,
@@ -66,6 +67,8 @@ pub struct Done {
     pub tag: &'static str,
     /// Rows written, for statements that write rows.
     pub rows: Option<u64>,
+    /// What it did in detail, for those that say so: with the schema that [`Session::describe`] gives.
+    pub details: Option<RecordBatch>,
 }
 
 /// Which tables to list. `None` matches all.

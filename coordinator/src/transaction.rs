@@ -17,13 +17,15 @@ use skep_common::{Error, Kind, Result, task};
 
 use crate::coordinator::Shared;
 use crate::session::{Inner, Outcome, Session};
-use crate::statement::Run;
+use crate::statement::{Pending, Run};
 
 /// A transaction between BEGIN and its end.
 #[derive(Debug, Clone)]
 pub(crate) struct Open {
     pub(crate) transaction: Arc<Transaction>,
     pub(crate) read_only: bool,
+    /// What it loaded.
+    pub(crate) loads: Arc<Pending>,
 }
 
 impl Session {
@@ -49,7 +51,7 @@ impl Run {
                     Error::invalid("a transaction is open already").hint("COMMIT or ROLLBACK it first")
                 );
             }
-            *open = Some(Open { transaction, read_only });
+            *open = Some(Open { transaction, read_only, loads: Arc::default() });
         }
         Ok(self.done("BEGIN", None))
     }
@@ -95,13 +97,13 @@ impl Run {
 /// Takes the transaction out of its session. `None` if it is read by nobody and changed nothing.
 fn end(session: &Inner) -> Result<Option<Transaction>> {
     let mut slot = session.open.lock();
-    let Some(Open { transaction, read_only }) = slot.take() else {
+    let Some(Open { transaction, read_only, loads }) = slot.take() else {
         return Err(Error::invalid("no transaction is open").hint("BEGIN starts one"));
     };
     match Arc::try_unwrap(transaction) {
         Ok(transaction) => Ok((!transaction.is_empty()).then_some(transaction)),
         Err(transaction) => {
-            *slot = Some(Open { transaction, read_only });
+            *slot = Some(Open { transaction, read_only, loads });
             Err(Error::conflict("another statement of the transaction is running")
                 .hint("wait until it is done, or cancel it, and try again"))
         }

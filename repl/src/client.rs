@@ -87,12 +87,15 @@ impl From<FlightError> for Failure {
 pub(crate) struct Outcome {
     pub(crate) tag: String,
     pub(crate) rows: Option<u64>,
+    /// Whether the answer has rows that say more.
+    details: bool,
 }
 
 impl Outcome {
     fn read(metadata: &[u8]) -> Option<Self> {
         let json: serde_json::Value = serde_json::from_slice(metadata).ok()?;
-        Some(Self { tag: json.get("tag")?.as_str()?.to_owned(), rows: json["rows"].as_u64() })
+        let details = json["details"].as_bool().unwrap_or(false);
+        Some(Self { tag: json.get("tag")?.as_str()?.to_owned(), rows: json["rows"].as_u64(), details })
     }
 }
 
@@ -107,7 +110,8 @@ impl std::fmt::Display for Outcome {
 
 /// What a statement gave.
 pub(crate) enum Reply {
-    Done(Outcome),
+    /// With rows that say more, if there are some.
+    Done(Outcome, Option<Rows>),
     Rows(Rows),
 }
 
@@ -186,7 +190,8 @@ impl Client {
         let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
         let info = self.info(&command).await?;
         if let Some(outcome) = Outcome::read(&info.app_metadata) {
-            return Ok(Reply::Done(outcome));
+            let details = if outcome.details { Some(self.redeem(info).await?) } else { None };
+            return Ok(Reply::Done(outcome, details));
         }
         self.redeem(info).await.map(Reply::Rows)
     }

@@ -153,8 +153,11 @@ impl Shell {
             () = self.interrupts.next() => return Err(Ended::Interrupted),
         };
         match reply? {
-            Reply::Done(outcome) => {
-                drop(spinner);
+            Reply::Done(outcome, details) => {
+                match details {
+                    Some(details) => drop(self.show(details, format, spinner).await?),
+                    None => drop(spinner),
+                }
                 self.names_changed |= changes_names(&outcome);
                 self.say(&self.timed(&outcome.to_string(), started));
             }

@@ -22,6 +22,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
 };
 use parking_lot::Mutex;
+use skep_common::Error;
 
 /// Folders that are remembered as being on the disk. A forgotten one is forced there once more.
 const KNOWN_MAX: usize = 10_000;
@@ -39,6 +40,23 @@ impl DurableFiles {
         Self { files: Arc::new(files), known: Arc::default() }
     }
 
+    /// Sees to the folder of a file that is about to be written. `LocalFileSystem` tries for ever where a folder is there and
+    /// files in it cannot be, as in `/proc`.
+    async fn prepare(&self, location: &Path) -> object_store::Result<()> {
+        let path = self.files.path_to_filesystem(location)?;
+        if path.parent().is_none_or(|folder| self.known.lock().contains(folder)) {
+            return Ok(());
+        }
+        let failed = |source| Err(object_store::Error::Generic { store: "file", source });
+        match tokio::task::spawn_blocking(move || try_file(&path)).await {
+            Ok(Ok(())) => Ok(()),
+            // A full disk says itself what it is.
+            Ok(Err(e)) if e.kind() == std::io::ErrorKind::StorageFull => failed(Box::new(e)),
+            Ok(Err(e)) => failed(Box::new(Error::denied(e.to_string()))),
+            Err(e) => failed(Box::new(e)),
+        }
+    }
+
     async fn force(&self, location: &Path) -> object_store::Result<()> {
         let path = self.files.path_to_filesystem(location)?;
         let known = Arc::clone(&self.known);
@@ -54,6 +72,18 @@ impl DurableFiles {
             Err(e) => Err(failed(Box::new(e))),
         }
     }
+}
+
+/// Makes a file beside `path` and takes it away again.
+fn try_file(path: &FilePath) -> std::io::Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    let told = |what: &str, e: std::io::Error| {
+        std::io::Error::new(e.kind(), format!("{what} '{}': {e}", folder.display()))
+    };
+    std::fs::create_dir_all(folder).map_err(|e| told("cannot make the folder", e))?;
+    let probe = folder.join(format!(".skep-{}", uuid::Uuid::now_v7().simple()));
+    std::fs::File::create_new(&probe).map_err(|e| told("cannot make a file in", e))?;
+    std::fs::remove_file(&probe)
 }
 
 /// Forces a file, its name, and the names of its folders to the disk.
@@ -121,6 +151,7 @@ impl ObjectStore for DurableFiles {
         payload: PutPayload,
         options: PutOptions,
     ) -> object_store::Result<PutResult> {
+        self.prepare(location).await?;
         let result = self.files.put_opts(location, payload, options).await?;
         self.force(location).await?;
         Ok(result)
@@ -131,6 +162,7 @@ impl ObjectStore for DurableFiles {
         location: &Path,
         options: PutMultipartOptions,
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.prepare(location).await?;
         let inner = self.files.put_multipart_opts(location, options).await?;
         Ok(Box::new(Upload { inner, store: self.clone(), location: location.clone() }))
     }
@@ -195,6 +227,13 @@ mod tests {
         }
         store.put(&at("a/b/two"), "2".into()).await.unwrap();
         assert_eq!(*store.known.lock(), known);
+        // A folder that is there, and takes no files, is no reason to try for ever.
+        let refused = store.put(&Path::from("proc/skep/x"), "1".into()).await;
+        let refused = refused.expect_err("no files can be made in /proc").to_string();
+        assert!(refused.contains("/proc/skep"), "{refused}");
+        let refused = store.put_multipart(&Path::from("proc/x")).await.expect_err("nor here").to_string();
+        assert!(refused.contains("cannot make a file in '/proc'"), "{refused}");
+        assert!(std::fs::read_dir(folder.path()).unwrap().all(|entry| entry.unwrap().file_name() == "a"));
         let missing = store.force(&at("a/b/three")).await.unwrap_err();
         assert!(missing.to_string().contains("a/b/three"), "{missing}");
     }

@@ -19,7 +19,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
-use skep_catalog::{Change, NewFile};
+use skep_catalog::{Change, NewFile, Transaction};
 use skep_common::{Error, Result};
 use skep_engine::error::from_datafusion;
 use skep_engine::planner::{Edit, Noted, Planner};
@@ -28,7 +28,7 @@ use skep_engine::{Statement, explain};
 
 use super::Run;
 use super::query::lane;
-use crate::commit::{next_attempt, publish};
+use crate::commit::{next_attempt, publish_with};
 use crate::lanes::Job;
 use crate::session::Outcome;
 use crate::transaction::refused;
@@ -145,11 +145,18 @@ impl Run {
         if !files.is_empty() {
             changes.push(Change::Append { table, files });
         }
-        if changes.is_empty() {
+        let truncates = matches!(statement, Statement::Truncate(_));
+        if changes.is_empty() && !truncates {
             return Ok(0);
         }
         let catalog = &self.shared.environment.catalog;
-        if let Err(error) = publish(catalog, base, &self.author(), attempt, changes).await {
+        let forget = truncates.then(|| self.forget_loads(edit.table()));
+        let side = |transaction: &Transaction| {
+            if let Some(forget) = forget {
+                forget(transaction);
+            }
+        };
+        if let Err(error) = publish_with(catalog, base, &self.author(), attempt, changes, side).await {
             if refused(&error) {
                 self.shared.discard(paths).await;
             }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! query.rs   SELECT, EXPLAIN          plan -> lane -> rows
-//! write.rs   INSERT, CTAS, COPY INTO  plan -> lane -> files and completions -> one commit
+//! write.rs   INSERT, CTAS             plan -> lane -> files and completions -> one commit
+//! load.rs    COPY INTO                ledger -> plan -> lane -> files and completions -> one commit, the ledger in it
 //! dml.rs     UPDATE, DELETE, MERGE    find -> rewrite -> files and completions -> one commit
 //! ddl.rs     CREATE, DROP             snapshot -> changes -> one commit
 //! BEGIN, COMMIT and ROLLBACK are `transaction`'s: between them, what others commit is not seen, and what would be
@@ -16,6 +17,7 @@ mod ddl;
 mod define;
 mod dml;
 mod explain;
+mod load;
 mod query;
 mod write;
 
@@ -37,6 +39,8 @@ use crate::coordinator::Shared;
 use crate::session::{Description, Done, Inner, Outcome, Rows, Session, StatementKind};
 use crate::transaction::Open;
 use crate::{ingest, system};
+
+pub(crate) use load::Pending;
 
 /// One statement on its way: the session's settings as they were when it came, and an id of its own.
 pub(crate) struct Run {
@@ -92,6 +96,7 @@ impl Run {
             return Ok(Description { kind: StatementKind::Update, schema: empty, parameters });
         }
         let (kind, schema) = match statement.tag() {
+            Some(_) if matches!(statement, Statement::CopyInto(_)) => (StatementKind::Update, load::schema()),
             Some(_) => (StatementKind::Update, Arc::clone(&empty)),
             None => (StatementKind::Query, shown_schema(statement)?),
         };
@@ -158,7 +163,7 @@ impl Run {
     }
 
     pub(crate) fn done(&self, tag: &'static str, rows: Option<u64>) -> Outcome {
-        Outcome::Done(Done { query: self.query, tag, rows })
+        Outcome::Done(Done { query: self.query, tag, rows, details: None })
     }
 
     /// Rows that are known already.

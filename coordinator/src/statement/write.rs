@@ -15,7 +15,7 @@ use skep_catalog::{Change, Column, NewFile, Snapshot, TableDef};
 use skep_common::{Error, Kind, Result};
 use skep_engine::error::from_datafusion;
 use skep_engine::planner::{NewTable, Noted, Planner, Replaced, Replacement, WriteInput};
-use skep_engine::sql::{CopyInto, CopyTo, CreateTableAs, Insert};
+use skep_engine::sql::{CopyTo, CreateTableAs, Insert};
 use skep_engine::write::{WriteTarget, collect_report};
 
 use super::{Run, ddl};
@@ -27,7 +27,6 @@ use crate::transaction::refused;
 /// Where the rows of a write come from.
 enum Source {
     Insert(Insert, Vec<ScalarValue>),
-    Files(CopyInto),
     NewTable(CreateTableAs, Vec<ScalarValue>),
 }
 
@@ -54,11 +53,6 @@ impl Run {
         Ok(self.done("INSERT", Some(rows.unwrap_or(0))))
     }
 
-    pub(super) async fn copy_into(self, copy: CopyInto) -> Result<Outcome> {
-        let rows = self.write(&Source::Files(copy)).await?;
-        Ok(self.done("COPY", Some(rows.unwrap_or(0))))
-    }
-
     pub(super) async fn create_table_as(
         self,
         create: CreateTableAs,
@@ -70,9 +64,11 @@ impl Run {
 
     pub(super) async fn copy_to(self, copy: CopyTo, parameters: Vec<ScalarValue>) -> Result<Outcome> {
         let planner = self.planner(self.snapshot().await?).await?.with_parameters(parameters);
+        let logical = planner.copy_to(&copy).await?;
+        planner.can_write(&copy.path).await.map_err(|e| unwritten(e, &copy.path))?;
         let job = Job {
             state: planner.state().clone(),
-            logical: planner.copy_to(&copy).await?,
+            logical,
             write: None,
             // The file is the coordinator's, and one task writes it.
             lane: Some(Lane::Local),
@@ -94,7 +90,6 @@ impl Run {
         loop {
             let planned = match source {
                 Source::Insert(insert, parameters) => Some(self.plan_insert(insert, parameters).await?),
-                Source::Files(copy) => Some(self.plan_copy(copy).await?),
                 Source::NewTable(create, parameters) => self.plan_create(create, parameters).await?,
             };
             let Some(planned) = planned else { return Ok(None) };
@@ -201,12 +196,6 @@ impl Run {
     async fn plan_insert(&self, insert: &Insert, parameters: &[ScalarValue]) -> Result<Planned> {
         let planner = self.planner(self.snapshot().await?).await?.with_parameters(parameters.to_vec());
         let input = planner.insert(insert).await?;
-        Ok(Planned::append(planner, input))
-    }
-
-    async fn plan_copy(&self, copy: &CopyInto) -> Result<Planned> {
-        let planner = self.planner(self.snapshot().await?).await?;
-        let input = planner.copy_into(copy).await?;
         Ok(Planned::append(planner, input))
     }
 

@@ -13,10 +13,11 @@ mod partitions;
 mod place;
 mod table;
 
+pub(crate) use list::store;
 pub use options::FileOptions;
 pub(crate) use place::{Place, data_path, shown};
 pub use table::Folder;
-pub(crate) use table::{Declared, FileTable, declared};
+pub(crate) use table::{Declared, FileTable, SOURCE, declared};
 
 use std::fmt;
 

@@ -101,7 +101,8 @@ impl FileOptions {
             Kind::Json => Layout::Json,
             Kind::Parquet => return None,
         };
-        Some(Format { layout, compression: self.compression.unwrap_or_else(|| Compression::of(path)) })
+        let compression = self.compression.unwrap_or_else(|| Compression::of(path));
+        Some(Format { layout, compression, records: false })
     }
 }
 

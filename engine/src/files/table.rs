@@ -27,7 +27,7 @@ use super::{FileOptions, Kind, infer, list, partitions, shown};
 use crate::environment::Environment;
 use crate::placement::OnCoordinator;
 use crate::scan::{FileFacts, Reports, ScanReport, groups, keep};
-use crate::text::{Compression, Format, TextSource};
+use crate::text::{Compression, Format, TextSource, record_schema};
 use crate::{error, types};
 
 /// Files, their columns, and the columns in the names of their folders.
@@ -44,8 +44,13 @@ pub(crate) struct FileTable {
     partitions: Vec<FieldRef>,
     /// All of them, in the order of SQL: the files' first.
     schema: SchemaRef,
+    /// Whether rows of text are read as they stand there.
+    records: bool,
     environment: Arc<Environment>,
 }
+
+/// The column with the name of its file that a table of files can have beside its own.
+pub(crate) const SOURCE: &str = "$file";
 
 /// What is said about the columns of some files.
 #[derive(Debug, Clone, Default)]
@@ -92,8 +97,32 @@ impl FileTable {
         declared: Declared,
         views: bool,
     ) -> Result<Self> {
+        let files = Self::list(environment, &place).await?;
+        Self::of(environment, place, files, options, declared, views).await
+    }
+
+    /// The files of `place`, by path.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) for none.
+    pub(crate) async fn list(environment: &Environment, place: &Place) -> Result<Vec<ObjectMeta>> {
+        let store = list::store(&environment.runtime, place)?;
+        list::files(&store, place).await
+    }
+
+    /// As [`FileTable::open`], over some of the files of `place`.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for files that do not go together.
+    pub(crate) async fn of(
+        environment: &Arc<Environment>,
+        place: Place,
+        files: Vec<ObjectMeta>,
+        options: FileOptions,
+        declared: Declared,
+        views: bool,
+    ) -> Result<Self> {
         let store = list::store(&environment.runtime, &place)?;
-        let files = list::files(&store, &place).await?;
         let columns = match declared.columns {
             Some(columns) => columns,
             None => infer::schema(&place.store, &store, &files, &options).await?,
@@ -108,21 +137,50 @@ impl FileTable {
         let schema = columns.fields().iter().chain(&partitions).cloned().collect::<Vec<_>>();
         let schema = Arc::new(Schema::new(schema));
         let environment = Arc::clone(environment);
-        Ok(Self { place, options, files, values, columns, partitions, schema, environment })
+        Ok(Self { place, options, files, values, columns, partitions, schema, records: false, environment })
     }
 
-    /// The names in the headers of the CSV files of `place`.
+    /// With the column [`SOURCE`] behind the others.
+    #[must_use]
+    pub(crate) fn with_sources(mut self) -> Self {
+        self.partitions.push(Arc::new(Field::new(SOURCE, DataType::Utf8, false)));
+        for (file, values) in self.files.iter().zip(&mut self.values) {
+            values.push(ScalarValue::Utf8(Some(shown(&self.place.store, &file.location))));
+        }
+        self.with_columns()
+    }
+
+    /// With the columns of [`record_schema`] in place of those in the files, which are text.
+    #[must_use]
+    pub(crate) fn with_records(mut self) -> Self {
+        self.records = true;
+        self.columns = record_schema();
+        self.with_columns()
+    }
+
+    fn with_columns(mut self) -> Self {
+        let all = self.columns.fields().iter().chain(&self.partitions).cloned().collect::<Vec<_>>();
+        self.schema = Arc::new(Schema::new(all));
+        self
+    }
+
+    /// The columns in the files.
+    pub(crate) fn columns(&self) -> &SchemaRef {
+        &self.columns
+    }
+
+    /// The names in the headers of the CSV files `files` of `place`.
     ///
     /// # Errors
     /// As [`FileTable::open`].
     pub(crate) async fn headers(
         environment: &Environment,
         place: &Place,
+        files: &[ObjectMeta],
         options: &FileOptions,
     ) -> Result<Vec<String>> {
         let store: Arc<dyn ObjectStore> = list::store(&environment.runtime, place)?;
-        let files = list::files(&store, place).await?;
-        infer::headers(&place.store, &store, &files, options).await
+        infer::headers(&place.store, &store, files, options).await
     }
 
     async fn plan(
@@ -209,7 +267,8 @@ impl FileTable {
                 None => found = Some((format.compression, file)),
             }
         }
-        Ok(found.and_then(|(_, file)| self.options.text(file.location.as_ref())))
+        let format = found.and_then(|(_, file)| self.options.text(file.location.as_ref()));
+        Ok(format.map(|format| Format { records: self.records, ..format }))
     }
 }
 

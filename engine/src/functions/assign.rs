@@ -99,7 +99,8 @@ impl ScalarUDFImpl for Assign {
     }
 }
 
-fn convert(array: &ArrayRef, ty: &DataType, column: &str, nullable: bool) -> Result<ArrayRef> {
+/// `array` as the column `column` of type `ty` takes it.
+pub(super) fn convert(array: &ArrayRef, ty: &DataType, column: &str, nullable: bool) -> Result<ArrayRef> {
     let out = if array.data_type() == ty { Arc::clone(array) } else { cast_all(array, ty, column)? };
     if !nullable && out.logical_null_count() > 0 {
         return Err(Error::invalid(format!("column '{column}' is NOT NULL, and a row has NULL for it"))

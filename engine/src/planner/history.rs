@@ -1,4 +1,5 @@
-//! `system.snapshots`, `system.tags` and `system.table_health`: what was committed when, and in how many files.
+//! `system.snapshots`, `system.tags`, `system.loads` and `system.table_health`: what was committed when, from which files, and in
+//! how many.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use skep_catalog::{FileCounts, Snapshot, SnapshotInfo, Tag};
+use skep_catalog::{FileCounts, LedgerEntry, Snapshot, SnapshotInfo, Tag};
 use skep_common::Result;
 
 use super::Planner;
@@ -43,7 +44,19 @@ pub fn schemas() -> Vec<(&'static str, SchemaRef)> {
         count("largest_file_bytes"),
         text("advice"),
     ];
+    let loads = vec![
+        text("table_schema"),
+        text("table_name"),
+        text("file"),
+        count("size_bytes"),
+        time("modified_at"),
+        count("rows_loaded"),
+        count("rows_rejected"),
+        number("snapshot_id"),
+        time("loaded_at"),
+    ];
     vec![
+        ("loads", Arc::new(Schema::new(loads))),
         ("snapshots", Arc::new(Schema::new(snapshots))),
         ("table_health", Arc::new(Schema::new(health))),
         ("tags", Arc::new(Schema::new(tags))),
@@ -58,6 +71,7 @@ pub(super) async fn table(planner: &Planner, name: &str) -> Result<Option<Arc<dy
     let catalog = &planner.environment.catalog;
     let columns = match name {
         "tags" => tags(&catalog.tags().await?),
+        "loads" => loads(planner.snapshot(), &catalog.loads(None).await?),
         "table_health" => {
             let full = planner.settings.file_size().bytes() / 100 * super::edit::FULL;
             health(planner.snapshot(), &catalog.file_counts(planner.snapshot().id, full).await?)
@@ -115,6 +129,27 @@ fn health(snapshot: &Snapshot, counts: &[FileCounts]) -> Vec<ArrayRef> {
         numbers(|counts| counts.bytes),
         numbers(|counts| counts.largest),
         texts(advice.iter().map(Option::as_deref)),
+    ]
+}
+
+/// The files that were loaded into tables that are there.
+fn loads(snapshot: &Snapshot, all: &[LedgerEntry]) -> Vec<ArrayRef> {
+    let found = all.iter().filter_map(|entry| Some((snapshot.table_by_id(entry.table)?, entry)));
+    let found: Vec<_> = found.collect();
+    let entries = || found.iter().map(|(_, entry)| *entry);
+    let numbers = |number: fn(&LedgerEntry) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(entries().map(number)))
+    };
+    vec![
+        texts(found.iter().map(|(table, _)| Some(table.schema_name.as_str()))),
+        texts(found.iter().map(|(table, _)| Some(table.name.as_str()))),
+        texts(entries().map(|entry| Some(entry.load.path.as_str()))),
+        numbers(|entry| entry.load.version.bytes),
+        times(entries().map(|entry| entry.load.version.modified)),
+        numbers(|entry| entry.load.rows),
+        numbers(|entry| entry.load.rejected),
+        Arc::new(Int64Array::from_iter_values(entries().map(|entry| entry.snapshot))),
+        times(entries().map(|entry| entry.time)),
     ]
 }
 

@@ -18,6 +18,7 @@ mod history;
 pub mod information;
 mod insert;
 mod literals;
+mod load;
 mod references;
 mod replace;
 mod retype;
@@ -32,6 +33,7 @@ pub use clauses::{Noted, row_shown};
 pub(crate) use constant::{encode as text_of, shown as default_shown};
 pub use edit::{Compaction, Edit};
 pub use history::schemas as history_schemas;
+pub use load::{LoadFile, Loading, rejects_columns};
 pub use replace::{Replaced, Replacement};
 pub use view::ViewSpec;
 pub use write::{NewTable, WriteInput};
@@ -169,7 +171,10 @@ impl Planner {
             Statement::Query(query) => self.logical(query).await?,
             Statement::CreateTableAs(create) => self.create_table_as(create).await?.plan,
             Statement::Insert(insert) => self.insert(insert).await?.plan,
-            Statement::CopyInto(copy) => self.copy_into(copy).await?.plan,
+            Statement::CopyInto(copy) => match self.copy_into(copy, &HashMap::new()).await?.rows {
+                Some(plan) => plan,
+                None => return Ok(None),
+            },
             Statement::CopyTo(copy) => self.copy_to(copy).await?,
             Statement::CreateView(create) => self.logical(&create.query).await?,
             Statement::Describe(crate::sql::Described::Query(query)) => self.logical(query).await?,

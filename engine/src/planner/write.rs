@@ -14,17 +14,16 @@ use datafusion::datasource::file_format::csv::CsvFormatFactory;
 use datafusion::datasource::file_format::json::JsonFormatFactory;
 use datafusion::datasource::file_format::parquet::ParquetFormatFactory;
 use datafusion::datasource::file_format::{FileFormatFactory, format_as_file_type};
-use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::sql::sqlparser::ast;
+use object_store::ObjectStoreExt;
 use skep_catalog::{Check, Column, External, TableDef, columns_from_arrow};
 use skep_common::{Error, Position, Result};
 
-use super::insert::targets;
 use super::{Noted, Planner, Replaced, constant, tables};
 use crate::files::{Declared, FileOptions, FileTable, Kind, Place};
 use crate::functions::assign;
-use crate::sql::{ColumnSpec, CopyInto, CopyTo, CreateExternal, CreateTable, CreateTableAs, Name};
+use crate::sql::{ColumnSpec, CopyTo, CreateExternal, CreateTable, CreateTableAs, Name};
 use crate::{error, functions, names, types};
 
 /// Rows for a table that exists.
@@ -141,82 +140,6 @@ impl Planner {
         Ok(NewTable { columns, noted, plan })
     }
 
-    /// The rows of COPY INTO.
-    ///
-    /// # Errors
-    /// As [`Planner::writable`], and for files that are missing or do not fit the table.
-    pub async fn copy_into(&self, copy: &CopyInto) -> Result<WriteInput> {
-        let table = self.writable(&copy.table)?;
-        let place = |e: Error| placed(e, copy.at);
-        let files = Place::parse(&copy.pattern, self.settings.directory()).map_err(place)?;
-        let options = copy.options.0.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let options = FileOptions::parse(options, &copy.pattern).map_err(place)?;
-        let listed = copy.columns.as_deref().map(|columns| targets(&table, Some(columns))).transpose()?;
-        let declared = self.file_columns(&table, listed.as_deref(), &files, &options).await.map_err(place)?;
-        let views = self.settings.view_types();
-        let source =
-            FileTable::open(&self.environment, files, options, declared, views).await.map_err(place)?;
-        let schema = source.schema();
-        let scan = LogicalPlanBuilder::scan("files", provider_as_source(Arc::new(source)), None)
-            .and_then(LogicalPlanBuilder::build)
-            .map_err(error::from_datafusion)?;
-        let plan = match listed {
-            // The files' columns, in order, are the listed ones.
-            Some(targets) if schema.fields().len() == targets.len() => {
-                by_position(scan, &table.columns, &targets, &[])?
-            }
-            Some(targets) => {
-                return Err(place(Error::invalid(format!(
-                    "the files have {} columns and {} are named",
-                    schema.fields().len(),
-                    targets.len()
-                ))));
-            }
-            None => by_name(scan, &table)?,
-        };
-        let plan = self.checked(plan, &table)?;
-        Ok(WriteInput { table, plan, replaced: Replaced::Nothing })
-    }
-
-    /// What the columns of the files of COPY INTO are, as far as the table says it.
-    async fn file_columns(
-        &self,
-        table: &TableDef,
-        listed: Option<&[usize]>,
-        place: &Place,
-        options: &FileOptions,
-    ) -> Result<Declared> {
-        let schema = table.arrow_schema();
-        let read = |at: usize| {
-            let field = schema.field(at);
-            Field::new(field.name(), text_type(field.data_type(), options.kind), true)
-        };
-        let fields: Vec<Field> = match (options.kind, listed) {
-            // Parquet files say themselves what they hold.
-            (Kind::Parquet, _) => return Ok(Declared::default()),
-            (_, Some(listed)) => listed.iter().map(|&at| read(at)).collect(),
-            (Kind::Csv, None) if options.csv.header => {
-                let header = FileTable::headers(&self.environment, place, options).await?;
-                let known: HashMap<&str, usize> = schema
-                    .fields()
-                    .iter()
-                    .enumerate()
-                    .map(|(at, field)| (field.name().as_str(), at))
-                    .collect();
-                let lower: HashMap<String, usize> =
-                    known.iter().map(|(name, at)| (name.to_lowercase(), *at)).collect();
-                let fields = header.iter().map(|name| {
-                    let at = known.get(name.as_str()).or_else(|| lower.get(&name.to_lowercase()));
-                    // A column that the table lacks is read past.
-                    at.map_or_else(|| Field::new(name, DataType::Utf8, true), |&at| read(at))
-                });
-                fields.collect()
-            }
-            (_, None) => (0..schema.fields().len()).map(read).collect(),
-        };
-        Ok(Declared { columns: Some(Arc::new(Schema::new(fields))), partitions: Vec::new() })
-    }
-
     /// The plan of COPY TO, which writes the file and returns one row with the number of rows.
     ///
     /// # Errors
@@ -255,6 +178,18 @@ impl Planner {
         )
         .and_then(LogicalPlanBuilder::build)
         .map_err(error::from_datafusion)
+    }
+
+    /// Sees whether a file can be written at `path`, before rows are made for it: the writers of DataFusion do not say why one
+    /// cannot.
+    ///
+    /// # Errors
+    /// Those of the store, such as [`Kind::Denied`](skep_common::Kind::Denied).
+    pub async fn can_write(&self, path: &str) -> Result<()> {
+        let place = Place::parse(path, self.settings.directory())?;
+        let failed = |e: object_store::Error| error::from_datafusion(e.into());
+        let store = crate::files::store(&self.environment.runtime, &place)?;
+        store.put_multipart(&place.path).await.map_err(failed)?.abort().await.map_err(failed)
     }
 
     /// The columns and place of CREATE EXTERNAL TABLE. The files are looked at: they must be there, and fit.
@@ -341,17 +276,6 @@ fn writer(options: &FileOptions) -> Arc<dyn FileFormatFactory> {
     }
 }
 
-/// The type that a column is read with, from text; the cast to its own follows.
-fn text_type(ty: &DataType, kind: Kind) -> DataType {
-    match (ty, kind) {
-        (DataType::Binary | DataType::FixedSizeBinary(_), _) => DataType::Utf8,
-        (DataType::List(_) | DataType::Struct(_) | DataType::Map(..) | DataType::Interval(_), Kind::Csv) => {
-            DataType::Utf8
-        }
-        (ty, _) => ty.clone(),
-    }
-}
-
 /// `plan`, whose column `i` goes to the column `targets[i]` of `columns`, with those in `fixed` the same in every row, and
 /// the rest filled in.
 pub(super) fn by_position(
@@ -366,37 +290,20 @@ pub(super) fn by_position(
         .map(|(qualifier, field)| (Qualified::from((qualifier, field)), field.as_ref().clone()))
         .collect();
     let source = |at: usize| targets.iter().position(|&target| target == at).and_then(|i| given.get(i));
-    project(plan.clone(), columns, source, fixed)
+    project(plan, columns, source, fixed, Vec::new())
 }
 
-/// `plan`, whose columns go to those of the same name, with the rest filled in.
-fn by_name(plan: LogicalPlan, table: &TableDef) -> Result<LogicalPlan> {
-    let given: Vec<(Qualified, Field)> = plan
-        .schema()
-        .iter()
-        .map(|(qualifier, field)| (Qualified::from((qualifier, field)), field.as_ref().clone()))
-        .collect();
-    let find = |name: &str| {
-        let exact = given.iter().find(|(column, _)| column.name == name);
-        exact.or_else(|| given.iter().find(|(column, _)| column.name.eq_ignore_ascii_case(name)))
-    };
-    if table.columns.iter().all(|column| find(&column.name).is_none()) {
-        let theirs: Vec<&str> = given.iter().map(|(column, _)| column.name.as_str()).collect();
-        let ours: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-        return Err(Error::invalid(format!("the files have none of the columns of table '{}'", table.name))
-            .hint(format!("the files have {}; the table has {}", theirs.join(", "), ours.join(", "))));
-    }
-    project(plan.clone(), &table.columns, |at| find(&table.columns[at].name), &[])
-}
-
-fn project<'a>(
+/// `plan` with `columns`, each from the column of it that `source` names for its place, the same in every row as `fixed` says, or
+/// filled in; and with `behind` them.
+pub(super) fn project<'a>(
     plan: LogicalPlan,
     columns: &[Column],
     source: impl Fn(usize) -> Option<&'a (Qualified, Field)>,
     fixed: &[(usize, ScalarValue)],
+    behind: Vec<Expr>,
 ) -> Result<LogicalPlan> {
     let schema = skep_catalog::logical_schema(columns);
-    let mut exprs = Vec::with_capacity(columns.len());
+    let mut exprs = Vec::with_capacity(columns.len() + behind.len());
     for (at, (column, field)) in columns.iter().zip(schema.fields()).enumerate() {
         let ty = field.data_type();
         let value = fixed.iter().find(|(place, _)| *place == at).map(|(_, value)| value);
@@ -409,6 +316,7 @@ fn project<'a>(
         };
         exprs.push(expr.alias(&column.name));
     }
+    exprs.extend(behind);
     LogicalPlanBuilder::from(plan)
         .project(exprs)
         .and_then(LogicalPlanBuilder::build)
@@ -491,6 +399,6 @@ fn declared_field(column: &ColumnSpec) -> Result<Field> {
     Ok(Field::new(&column.name, ty, column.nullable))
 }
 
-fn placed(error: Error, at: Option<Position>) -> Error {
+pub(super) fn placed(error: Error, at: Option<Position>) -> Error {
     tables::placed(error, at)
 }

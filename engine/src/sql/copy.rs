@@ -38,15 +38,73 @@ fn into(reader: &mut Reader<'_>) -> Result<Statement> {
     reader.ok(result)?;
     let at = Some(reader.here());
     let pattern = reader.string("a file, folder or pattern in single quotes")?;
-    Ok(Statement::CopyInto(CopyInto { table, columns, pattern, options: optional_options(reader)?, at }))
+    let mut copy =
+        CopyInto { table, columns, pattern, options: Options::default(), force: false, rejects: None, at };
+    let (mut goes_on, mut rejected) = (None, None);
+    loop {
+        let here = reader.here();
+        if reader.take_word("file_format") {
+            let _ = reader.parser.consume_token(&Token::Eq);
+            copy.options = options(reader)?;
+        } else if reader.take_word("force") {
+            copy.force = !reader.parser.consume_token(&Token::Eq) || truth(reader)?;
+        } else if reader.take_word("on_error") {
+            let _ = reader.parser.consume_token(&Token::Eq);
+            goes_on = on_error(reader)?.then_some(here);
+        } else if reader.take_word("rejected") {
+            let _ = reader.take_word("data");
+            let _ = reader.parser.parse_keyword(Keyword::AS);
+            let result = reader.parser.expect_keyword_is(Keyword::TABLE);
+            reader.ok(result)?;
+            copy.rejects = Some(reader.name()?);
+            rejected = Some(here);
+        } else if copy.options.0.is_empty() && begins_options(reader) {
+            let _ = reader.parser.parse_keyword(Keyword::WITH);
+            copy.options = options(reader)?;
+        } else {
+            break;
+        }
+    }
+    match (goes_on, rejected) {
+        (Some(at), None) => Err(Error::invalid("rows that the table does not take have no place to go")
+            .at(at)
+            .hint("name a table for them: ON_ERROR = CONTINUE REJECTED DATA AS TABLE name")),
+        (None, Some(at)) => Err(Error::invalid("a load that ends at the first wrong row rejects no rows to a table")
+            .at(at)
+            .hint("write ON_ERROR = CONTINUE REJECTED DATA AS TABLE name")),
+        _ => Ok(Statement::CopyInto(copy)),
+    }
+}
+
+/// `TRUE` or `FALSE`.
+fn truth(reader: &mut Reader<'_>) -> Result<bool> {
+    if reader.take_word("true") {
+        return Ok(true);
+    }
+    if reader.take_word("false") { Ok(false) } else { reader.expected("TRUE or FALSE") }
+}
+
+/// Whether a load goes on at a row that is wrong.
+fn on_error(reader: &mut Reader<'_>) -> Result<bool> {
+    if reader.take_word("continue") {
+        return Ok(true);
+    }
+    if ["abort_statement", "abort", "fail"].iter().any(|word| reader.take_word(word)) {
+        return Ok(false);
+    }
+    reader.expected("ABORT_STATEMENT or CONTINUE")
+}
+
+fn begins_options(reader: &Reader<'_>) -> bool {
+    reader.parser.peek_keyword(Keyword::WITH) || reader.parser.peek_token_ref().token == Token::LParen
 }
 
 fn optional_options(reader: &mut Reader<'_>) -> Result<Options> {
-    let with = reader.parser.parse_keyword(Keyword::WITH);
-    if with || reader.parser.peek_token_ref().token == Token::LParen {
-        return options(reader);
+    if !begins_options(reader) {
+        return Ok(Options::default());
     }
-    Ok(Options::default())
+    let _ = reader.parser.parse_keyword(Keyword::WITH);
+    options(reader)
 }
 
 /// `(FORMAT csv, HEADER, DELIMITER ';', NULL = 'NA')`

@@ -341,7 +341,7 @@ pub struct When {
     pub at: Position,
 }
 
-/// `COPY INTO table (columns) FROM 'pattern' (options)`
+/// `COPY INTO table (columns) FROM 'pattern' (options) FORCE ON_ERROR = CONTINUE REJECTED DATA AS TABLE name`
 #[derive(Debug, Clone)]
 pub struct CopyInto {
     /// The table.
@@ -352,6 +352,10 @@ pub struct CopyInto {
     pub pattern: String,
     /// How to read the files.
     pub options: Options,
+    /// Load files that were loaded already.
+    pub force: bool,
+    /// Where rows go that the table does not take; absent: one of them fails the statement.
+    pub rejects: Option<Name>,
     /// Where the pattern stands.
     pub at: Option<Position>,
 }

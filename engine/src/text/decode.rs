@@ -60,6 +60,14 @@ impl Rows {
         }
     }
 
+    /// Whole rows that were taken since the last flush, of `size` at most.
+    pub(crate) fn pending(&self, size: usize) -> usize {
+        match self {
+            Self::Csv(decoder) => size - decoder.capacity(),
+            Self::Json(decoder) => decoder.len(),
+        }
+    }
+
     /// Whether the batch is full, so that no more bytes would be taken.
     pub(crate) fn full(&self) -> bool {
         match self {

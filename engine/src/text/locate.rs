@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes, BytesMut};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::cast::as_string_array;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -45,7 +46,7 @@ impl Suspect {
     }
 
     /// Bytes that cannot be fetched or unpacked.
-    fn unreadable(&self, error: Error) -> Error {
+    pub(super) fn unreadable(&self, error: Error) -> Error {
         let kind = match error.kind() {
             Kind::Internal => Kind::Corrupt,
             kind => kind,
@@ -145,83 +146,95 @@ impl Suspect {
     }
 
     fn describe(&self, bytes: &[u8], line: usize, found: ArrowError, header: bool) -> Error {
-        let place = format!("'{}', line {line}", self.name);
-        let reason = match &self.format.layout {
-            Layout::Csv(csv) => {
-                let start = if header && csv.header {
-                    bytes.iter().position(|&b| b == b'\n').map_or(0, |at| at + 1)
-                } else {
-                    0
-                };
-                self.describe_csv(&bytes[start..])
+        let start = match &self.format.layout {
+            Layout::Csv(csv) if header && csv.header => {
+                bytes.iter().position(|&b| b == b'\n').map_or(0, |at| at + 1)
             }
-            Layout::Json => None,
+            _ => 0,
         };
-        match reason {
-            Some((reason, hint)) => Error::invalid(format!("{place}: {reason}")).hint(hint),
-            None => {
-                let cause = error::from_datafusion(found.into());
-                Error::invalid(format!("{place}: {}", cause.message()))
-                    .hint("every line must be one JSON object whose fields have the types of the columns")
-            }
+        let error = row_error(&self.format.layout, &self.schema, &self.projection, &bytes[start..], found);
+        let placed = Error::invalid(format!("'{}', line {line}: {}", self.name, error.message()));
+        match error.hint_text() {
+            Some(hint) => placed.hint(hint),
+            None => placed,
         }
-    }
-
-    /// What is wrong with the CSV row that `bytes` begin with, and what to do.
-    fn describe_csv(&self, bytes: &[u8]) -> Option<(String, String)> {
-        let wanted = self.schema.fields().len();
-        let text: Vec<Field> =
-            self.schema.fields().iter().map(|f| Field::new(f.name(), DataType::Utf8, true)).collect();
-        let text: SchemaRef = Arc::new(Schema::new(text));
-        let all: Vec<usize> = (0..wanted).collect();
-        let row = shown(bytes);
-        let fields = match self.one(&text, &all, bytes) {
-            Ok(Some(batch)) => batch,
-            Ok(None) => return None,
-            Err(e) if e.to_string().contains("UTF-8") => {
-                return Some((
-                    "the row is not UTF-8 text".to_owned(),
-                    "convert the file to UTF-8".to_owned(),
-                ));
-            }
-            Err(_) => {
-                return Some((
-                    format!("the row does not have {wanted} fields: {row}"),
-                    "check the delimiter and the quotes of this row, or the columns of the table".to_owned(),
-                ));
-            }
-        };
-        for &index in &self.projection {
-            if self.one(&self.schema, &[index], bytes).is_err() {
-                let field = self.schema.field(index);
-                let values = as_string_array(fields.column(index)).ok()?;
-                let ty = types::sql_name(field.data_type());
-                return Some((
-                    format!("'{}' is not a value of column '{}', which is {ty}", cut(values.value(0)), field.name()),
-                    "correct the row, read the column as VARCHAR, or say what stands for NULL with the option NULL".to_owned(),
-                ));
-            }
-        }
-        None
-    }
-
-    fn one(
-        &self,
-        schema: &SchemaRef,
-        projection: &[usize],
-        bytes: &[u8],
-    ) -> Result<Option<datafusion::arrow::record_batch::RecordBatch>, ArrowError> {
-        let mut rows = Rows::new(&self.format.layout, schema, projection, 1, false)?;
-        let taken = rows.decode(bytes)?;
-        if taken == bytes.len() && !rows.full() {
-            rows.decode(&[])?;
-        }
-        rows.flush()
     }
 
     fn rows(&self, batch_size: usize, first: bool) -> Result<Rows, ArrowError> {
         Rows::new(&self.format.layout, &self.schema, &self.projection, batch_size, first)
     }
+}
+
+/// What is wrong with the row that `bytes` begin with, in which `found` was met, and what to do.
+pub(crate) fn row_error(
+    layout: &Layout,
+    schema: &SchemaRef,
+    projection: &[usize],
+    bytes: &[u8],
+    found: ArrowError,
+) -> Error {
+    let known = match layout {
+        Layout::Csv(_) => csv_error(layout, schema, projection, bytes),
+        Layout::Json => None,
+    };
+    known.unwrap_or_else(|| {
+        let cause = error::from_datafusion(found.into());
+        Error::invalid(cause.message())
+            .hint("every line must be one JSON object whose fields have the types of the columns")
+    })
+}
+
+fn csv_error(layout: &Layout, schema: &SchemaRef, projection: &[usize], bytes: &[u8]) -> Option<Error> {
+    let wanted = schema.fields().len();
+    let text: Vec<Field> =
+        schema.fields().iter().map(|f| Field::new(f.name(), DataType::Utf8, true)).collect();
+    let text: SchemaRef = Arc::new(Schema::new(text));
+    let all: Vec<usize> = (0..wanted).collect();
+    let row = shown(bytes);
+    let fields = match one(layout, &text, &all, bytes) {
+        Ok(Some(batch)) => batch,
+        Ok(None) => return None,
+        Err(e) if e.to_string().contains("UTF-8") => {
+            return Some(Error::invalid("the row is not UTF-8 text").hint("convert the file to UTF-8"));
+        }
+        Err(_) => {
+            return Some(
+                Error::invalid(format!("the row does not have {wanted} fields: {row}"))
+                    .hint("check the delimiter and the quotes of this row, or the columns of the table"),
+            );
+        }
+    };
+    for &index in projection {
+        if one(layout, schema, &[index], bytes).is_err() {
+            let field = schema.field(index);
+            let values = as_string_array(fields.column(index)).ok()?;
+            let ty = types::sql_name(field.data_type());
+            let error = Error::invalid(format!(
+                "'{}' is not a value of column '{}', which is {ty}",
+                cut(values.value(0)),
+                field.name()
+            ));
+            return Some(error.hint(
+                "correct the row, read the column as VARCHAR, or say what stands for NULL with the option NULL",
+            ));
+        }
+    }
+    None
+}
+
+/// The first row of `bytes`.
+fn one(
+    layout: &Layout,
+    schema: &SchemaRef,
+    projection: &[usize],
+    bytes: &[u8],
+) -> Result<Option<RecordBatch>, ArrowError> {
+    let mut rows = Rows::new(layout, schema, projection, 1, false)?;
+    let taken = rows.decode(bytes)?;
+    if taken == bytes.len() && !rows.full() {
+        rows.decode(&[])?;
+    }
+    rows.flush()
 }
 
 /// Bytes of a batch that are read again row by row.

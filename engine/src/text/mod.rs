@@ -17,14 +17,17 @@
 mod decode;
 mod input;
 mod locate;
+mod records;
 mod source;
 mod travel;
 
 pub use source::TextSource;
 pub use travel::{decode as decode_scan, encode as encode_scan};
 
-pub(crate) use decode::null_pattern;
+pub(crate) use decode::{Rows, null_pattern};
 pub(crate) use input::sample;
+pub(crate) use locate::row_error;
+pub(crate) use records::{LINE, RAW, UTF8, schema as record_schema};
 
 use datafusion::common::parsers::CompressionTypeVariant;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
@@ -120,6 +123,9 @@ pub struct Format {
     pub layout: Layout,
     /// Its packing.
     pub compression: Compression,
+    /// Whether rows are read as they stand in the file, not decoded: the columns are those of [`record_schema`].
+    #[serde(default)]
+    pub records: bool,
 }
 
 impl Format {
@@ -129,6 +135,7 @@ impl Format {
             Layout::Csv(csv) => !csv.multiline,
             Layout::Json => true,
         };
-        lines_are_rows && self.compression == Compression::None
+        // Lines are counted from the start of a file.
+        lines_are_rows && self.compression == Compression::None && !self.records
     }
 }

@@ -24,7 +24,7 @@ use object_store::ObjectStore;
 
 use super::decode::Rows;
 use super::locate::Suspect;
-use super::{Compression, Format, Layout, input};
+use super::{Compression, Format, Layout, input, records};
 use crate::error;
 use crate::files::shown;
 
@@ -146,6 +146,20 @@ impl FileOpener for Opener {
             projection: self.projection.clone(),
             batch_size: self.batch_size,
         });
+        if self.format.records {
+            let (projection, batch_size) = (self.projection.clone(), self.batch_size);
+            return Ok(Box::pin(async move {
+                let bytes = input::whole(&suspect.store, &suspect.path, suspect.format.compression).await?;
+                let batches = records::batches(bytes, &suspect.format.layout, projection, batch_size);
+                let batches = batches.then(move |item| {
+                    let suspect = Arc::clone(&suspect);
+                    async move {
+                        item.map_err(|e| error::to_datafusion(suspect.unreadable(error::from_datafusion(e))))
+                    }
+                });
+                Ok(batches.boxed())
+            }));
+        }
         let first = file.range.as_ref().is_none_or(|range| range.start == 0);
         let rows = Rows::new(&self.format.layout, &self.schema, &self.projection, self.batch_size, first)?;
         let range = file.range;

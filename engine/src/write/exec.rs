@@ -166,7 +166,7 @@ async fn write(
     let done = files.finish().await.map_err(external)?.to_vec();
     let written: u64 = done.iter().map(|file| file.rows).sum();
     metrics.record_output(usize::try_from(written).unwrap_or(usize::MAX));
-    let report = report(part, &done, files.changed()).map_err(external)?;
+    let report = report(part, &done, files.changed(), files.sources()).map_err(external)?;
     files.reported();
     metrics.done();
     Ok(report)

@@ -1,6 +1,6 @@
 //! One Parquet file on its way into a store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray};
@@ -50,6 +50,8 @@ pub(super) struct Files {
     done: Vec<NewFile>,
     /// Rows that the statement changed, of those that it moved.
     changed: u64,
+    /// Rows by where they come from.
+    sources: BTreeMap<String, u64>,
     /// Whether the report was taken; until then the files are nobody's.
     reported: bool,
 }
@@ -92,6 +94,7 @@ impl Files {
             open: None,
             done: Vec::new(),
             changed: 0,
+            sources: BTreeMap::new(),
             reported: false,
         })
     }
@@ -102,6 +105,10 @@ impl Files {
             return Ok(());
         }
         let batch = match self.target.moved {
+            None if self.target.sources => {
+                let rows = without_source(batch, &mut self.sources)?;
+                conform(&rows, &self.schema)?
+            }
             None => conform(batch, &self.schema)?,
             Some(moved) => {
                 let (rows, changed) = without_mark(batch, moved)?;
@@ -189,6 +196,11 @@ impl Files {
     /// Rows that came marked as changed.
     pub(super) fn changed(&self) -> u64 {
         self.changed
+    }
+
+    /// How many rows came from where.
+    pub(super) fn sources(&self) -> &BTreeMap<String, u64> {
+        &self.sources
     }
 
     /// Finishes the last file. The files are the caller's when it calls [`Files::reported`].
@@ -388,6 +400,26 @@ fn without_mark(batch: &RecordBatch, moved: Moved) -> Result<(RecordBatch, u64)>
     let kept = if moved == Moved::WithIds { id + 1 } else { id };
     let rows = batch.project(&(0..kept).collect::<Vec<_>>()).map_err(|e| wrong().source(e))?;
     Ok((rows, mark.true_count() as u64))
+}
+
+/// Rows as they are written, counted by the source that they name last.
+fn without_source(batch: &RecordBatch, counts: &mut BTreeMap<String, u64>) -> Result<RecordBatch> {
+    let wrong = || Error::internal("rows do not say where they come from");
+    let last = batch.num_columns().checked_sub(1).ok_or_else(wrong)?;
+    let sources = batch.column(last).as_string_opt::<i32>().ok_or_else(wrong)?;
+    let mut at = 0;
+    while at < sources.len() {
+        let source = sources.value(at);
+        let end = (at..sources.len()).find(|&row| sources.value(row) != source).unwrap_or(sources.len());
+        match counts.get_mut(source) {
+            Some(count) => *count += (end - at) as u64,
+            None => {
+                counts.insert(source.to_owned(), (end - at) as u64);
+            }
+        }
+        at = end;
+    }
+    batch.project(&(0..last).collect::<Vec<_>>()).map_err(|e| wrong().source(e))
 }
 
 /// The columns of `batch` under the names, types and ids of `schema`, matched by position, also inside nested ones.

@@ -39,7 +39,7 @@ pub use exec::WriteExec;
 pub(crate) use file::conform_array;
 pub(crate) use partition::apply;
 pub use place::{Spread, plan_write, scanned_bytes};
-pub use report::{changed_rows, collect_report, report_schema};
+pub use report::{changed_rows, collect_report, report_schema, source_rows};
 
 /// How column chunks are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,10 @@ pub struct WriteTarget {
     /// Set for rows that come from other files of the table: behind its columns they have their row id, and whether the
     /// statement changed them, which is counted.
     pub moved: Option<Moved>,
+    /// Set for rows that say as their last column, a text, where they come from: they are counted by it, and it is not
+    /// written. Rows that are moved do not.
+    #[serde(default)]
+    pub sources: bool,
 }
 
 /// What happens to the ids of rows that are moved from file to file.
@@ -109,6 +113,7 @@ impl WriteTarget {
             partitions: Vec::new(),
             sorting: Vec::new(),
             moved: None,
+            sources: false,
         }
     }
 

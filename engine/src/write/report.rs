@@ -10,7 +10,7 @@ use skep_catalog::NewFile;
 use skep_common::{Error, Result};
 
 /// The columns of the report: which part wrote it, its rows, the file, NULL for the completion of a partition, and in that
-/// how many of its rows the statement changed.
+/// how many of its rows the statement changed, and how many came from where, as JSON.
 pub fn report_schema() -> SchemaRef {
     let number = |name| Field::new(name, DataType::UInt64, false);
     Arc::new(Schema::new(vec![
@@ -21,6 +21,7 @@ pub fn report_schema() -> SchemaRef {
         number("rows"),
         Field::new("file", DataType::Utf8, true),
         number("changed"),
+        Field::new("sources", DataType::Utf8, true),
     ]))
 }
 
@@ -34,7 +35,12 @@ pub(super) struct Part {
 }
 
 /// One row for each file, then the completion.
-pub(super) fn report(part: Part, files: &[NewFile], changed: u64) -> Result<RecordBatch> {
+pub(super) fn report(
+    part: Part,
+    files: &[NewFile],
+    changed: u64,
+    sources: &BTreeMap<String, u64>,
+) -> Result<RecordBatch> {
     let repeat =
         |value: usize| -> ArrayRef { Arc::new(UInt64Array::from(vec![value as u64; files.len() + 1])) };
     let total: u64 = files.iter().map(|file| file.rows).sum();
@@ -45,6 +51,8 @@ pub(super) fn report(part: Part, files: &[NewFile], changed: u64) -> Result<Reco
         texts.push(Some(text.map_err(|e| Error::internal("a file cannot be reported").source(e))?));
     }
     texts.push(None);
+    let sources = (!sources.is_empty()).then(|| serde_json::to_string(sources)).transpose();
+    let sources = sources.map_err(|e| Error::internal("sources of rows cannot be reported").source(e))?;
     let columns = vec![
         repeat(part.task),
         repeat(part.tasks),
@@ -53,6 +61,7 @@ pub(super) fn report(part: Part, files: &[NewFile], changed: u64) -> Result<Reco
         Arc::new(UInt64Array::from(rows)) as ArrayRef,
         Arc::new(StringArray::from(texts)),
         Arc::new(UInt64Array::from_iter_values(files.iter().map(|_| 0).chain([changed]))),
+        Arc::new(StringArray::from_iter(files.iter().map(|_| None).chain([sources]))),
     ];
     RecordBatch::try_new(report_schema(), columns)
         .map_err(|e| Error::internal("a report does not fit its schema").source(e))
@@ -63,6 +72,23 @@ pub fn changed_rows(batches: &[RecordBatch]) -> u64 {
     let counts =
         batches.iter().filter_map(|batch| batch.column_by_name("changed")?.as_primitive_opt::<UInt64Type>());
     counts.flat_map(|counts| counts.values().iter()).sum()
+}
+
+/// The rows of the write of `batches` by where they came from.
+///
+/// # Errors
+/// [`Kind::Internal`](skep_common::Kind::Internal) for a report that does not read.
+pub fn source_rows(batches: &[RecordBatch]) -> Result<BTreeMap<String, u64>> {
+    let mut all: BTreeMap<String, u64> = BTreeMap::new();
+    let columns = batches.iter().filter_map(|batch| batch.column_by_name("sources")?.as_string_opt::<i32>());
+    for text in columns.flat_map(|texts| texts.iter().flatten()) {
+        let counts: BTreeMap<String, u64> = serde_json::from_str(text)
+            .map_err(|e| Error::internal("the sources of a write do not read").source(e))?;
+        for (source, rows) in counts {
+            *all.entry(source).or_default() += rows;
+        }
+    }
+    Ok(all)
 }
 
 #[derive(Default)]
@@ -147,12 +173,16 @@ mod tests {
         Part { task, tasks: 2, partition, partitions: 2 }
     }
 
+    fn from(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        counts.iter().map(|(source, rows)| ((*source).to_owned(), *rows)).collect()
+    }
+
     fn whole() -> Vec<RecordBatch> {
         vec![
-            report(part(0, 0), &[file(3), file(4)], 0).unwrap(),
-            report(part(1, 1), &[], 0).unwrap(),
-            report(part(1, 0), &[file(5)], 2).unwrap(),
-            report(part(0, 1), &[], 1).unwrap(),
+            report(part(0, 0), &[file(3), file(4)], 0, &from(&[("a", 5), ("b", 2)])).unwrap(),
+            report(part(1, 1), &[], 0, &from(&[])).unwrap(),
+            report(part(1, 0), &[file(5)], 2, &from(&[("b", 5)])).unwrap(),
+            report(part(0, 1), &[], 1, &from(&[])).unwrap(),
         ]
     }
 
@@ -161,6 +191,7 @@ mod tests {
         let files = collect_report(&whole()).unwrap();
         assert_eq!(files.iter().map(|f| f.rows).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!(changed_rows(&whole()), 3);
+        assert_eq!(source_rows(&whole()).unwrap(), from(&[("a", 5), ("b", 7)]));
     }
 
     #[test]
@@ -183,7 +214,7 @@ mod tests {
         cut[0] = cut[0].slice(1, 2);
         refused(&cut, "its files have 4");
         let mut stranger = whole();
-        stranger.push(report(Part { tasks: 3, ..part(0, 0) }, &[], 0).unwrap());
+        stranger.push(report(Part { tasks: 3, ..part(0, 0) }, &[], 0, &from(&[])).unwrap());
         refused(&stranger, "different writes");
     }
 }

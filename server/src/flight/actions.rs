@@ -139,7 +139,7 @@ async fn prepare(
     // Drivers that do not know `is_update` take an empty schema for an update.
     let bytes =
         |schema: &Schema, empty: bool| if empty { Ok(Bytes::new()) } else { run::schema_bytes(schema) };
-    let dataset_schema = bytes(&schema, is_update)?;
+    let dataset_schema = bytes(&schema, is_update && schema.fields().is_empty())?;
     let parameter_schema = bytes(&parameters, parameters.fields().is_empty())?;
     let prepared =
         Prepared { sql: request.query, kind: description.kind, schema, parameters, bound: Mutex::new(None) };

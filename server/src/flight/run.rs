@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
@@ -46,7 +47,9 @@ pub(crate) fn count(done: &Done) -> i64 {
 
 /// What the shell prints of a statement without rows; it travels as `app_metadata`.
 fn outcome(done: &Done) -> Bytes {
-    let json = serde_json::json!({ "tag": done.tag, "rows": done.rows, "query": done.query.to_string() });
+    let json = serde_json::json!({
+        "tag": done.tag, "rows": done.rows, "query": done.query.to_string(), "details": done.details.is_some(),
+    });
     json.to_string().into()
 }
 
@@ -97,6 +100,7 @@ pub(crate) async fn schema(sessions: &Sessions, lease: &Lease, sql: &str) -> Res
     let description = lease.session.describe(sql).await?;
     Ok(match description.kind {
         StatementKind::Query => description.schema,
+        StatementKind::Update if !description.schema.fields().is_empty() => description.schema,
         StatementKind::Update => count_schema(),
     })
 }
@@ -143,12 +147,16 @@ pub(crate) async fn plan_prepared(
 
 /// Adds the rows of one more execution of the same statement.
 pub(crate) fn add(total: Option<Done>, done: Done) -> Done {
-    let before = total.and_then(|total| total.rows);
+    let before = total.as_ref().and_then(|total| total.rows);
     let rows = match (before, done.rows) {
         (None, None) => None,
         (a, b) => Some(a.unwrap_or(0) + b.unwrap_or(0)),
     };
-    Done { rows, ..done }
+    let details = match (total.and_then(|total| total.details), &done.details) {
+        (Some(before), Some(rows)) => concat_batches(&rows.schema(), [&before, rows]).ok(),
+        (before, _) => before.or_else(|| done.details.clone()),
+    };
+    Done { rows, details, ..done }
 }
 
 /// Runs an update, once.
@@ -184,9 +192,17 @@ fn query_info(handle: &Handle, schema: Option<&SchemaRef>) -> Result<FlightInfo>
 }
 
 fn done_info(sessions: &Sessions, lease: &Lease, done: &Done) -> Result<FlightInfo> {
-    let handle = sessions.handle(lease, Uuid::now_v7(), Body::Done { rows: count(done) });
-    let info = query_info(&handle, Some(&count_schema()))?;
-    Ok(info.with_total_records(1).with_app_metadata(outcome(done)))
+    let id = Uuid::now_v7();
+    let handle = sessions.handle(lease, id, Body::Done { rows: count(done) });
+    let (schema, records) = match &done.details {
+        Some(rows) => {
+            sessions.keep(lease, id, rows.clone());
+            (rows.schema(), rows.num_rows())
+        }
+        None => (count_schema(), 1),
+    };
+    let info = query_info(&handle, Some(&schema))?;
+    Ok(info.with_total_records(i64::try_from(records).unwrap_or(-1)).with_app_metadata(outcome(done)))
 }
 
 /// One endpoint without a location: the ticket is redeemed where the client already is.
@@ -208,6 +224,9 @@ pub(crate) async fn redeem(
 ) -> Result<Messages> {
     match handle.body {
         Body::Done { rows } => {
+            if let Some(batch) = lease.kept(handle.id) {
+                return Ok(encode(config, batch.schema(), stream::iter([Ok(batch)])));
+            }
             let batch = RecordBatch::try_new(count_schema(), vec![Arc::new(Int64Array::from(vec![rows]))])
                 .map_err(|e| Error::internal("cannot build the row count").source(e))?;
             Ok(encode(config, batch.schema(), stream::iter([Ok(batch)])))

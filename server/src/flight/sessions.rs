@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
 use datafusion::scalar::ScalarValue;
 use http::Extensions;
 use parking_lot::Mutex;
@@ -78,12 +79,19 @@ struct State {
     leases: usize,
     prepared: HashMap<Uuid, Arc<Prepared>>,
     bound: HashMap<Uuid, Bound>,
+    results: HashMap<Uuid, Kept>,
     running: HashMap<Uuid, CancellationToken>,
 }
 
 struct Bound {
     until: Instant,
     rows: Arc<Vec<Parameters>>,
+}
+
+/// Rows that an update gave, for whoever redeems its ticket.
+struct Kept {
+    until: Instant,
+    rows: RecordBatch,
 }
 
 /// A prepared statement.
@@ -267,6 +275,7 @@ impl Sessions {
             let idle = {
                 let mut state = entry.state.lock();
                 state.bound.retain(|_, bound| bound.until > now);
+                state.results.retain(|_, kept| kept.until > now);
                 state.leases == 0 && now.saturating_duration_since(state.last_used) > self.config.session_ttl
             };
             if idle {
@@ -292,6 +301,12 @@ impl Sessions {
     pub(crate) fn bind(&self, lease: &Lease, id: Uuid, rows: Arc<Vec<Parameters>>) {
         let until = self.clock.instant() + self.config.ticket_ttl;
         lease.state.lock().bound.insert(id, Bound { until, rows });
+    }
+
+    /// Keeps `rows`, which the update `id` gave, until its ticket expires.
+    pub(crate) fn keep(&self, lease: &Lease, id: Uuid, rows: RecordBatch) {
+        let until = self.clock.instant() + self.config.ticket_ttl;
+        lease.state.lock().results.insert(id, Kept { until, rows });
     }
 
     /// Keeps a prepared statement in its session.
@@ -343,6 +358,7 @@ impl Sessions {
                 leases: 0,
                 prepared: HashMap::new(),
                 bound: HashMap::new(),
+                results: HashMap::new(),
                 running: HashMap::new(),
             }),
         });
@@ -391,6 +407,11 @@ impl Entry {
         found.ok_or_else(|| {
             Error::not_found("the parameters of this ticket have expired").hint("run the statement again")
         })
+    }
+
+    /// The rows that the update `id` gave, if it gave some.
+    pub(crate) fn kept(&self, id: Uuid) -> Option<RecordBatch> {
+        self.state.lock().results.get(&id).map(|kept| kept.rows.clone())
     }
 
     /// Cancels the execution `id`; false if it is not running.

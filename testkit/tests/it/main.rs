@@ -16,6 +16,7 @@ mod lanes_faults;
 mod lanes_hazards;
 mod lanes_rows;
 mod lanes_write;
+mod loads;
 mod partitions;
 mod postgres;
 mod process;
