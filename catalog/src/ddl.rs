@@ -118,7 +118,7 @@ const TABLES: &str = r#"
 "#;
 
 /// Our own tables, numbered; see [`MetaDb::migrate`](skep_metadb::MetaDb::migrate).
-pub(crate) const MIGRATIONS: [&str; 4] = [
+pub(crate) const MIGRATIONS: [&str; 5] = [
     r#"
     -- which snapshot a commit of some key made
     CREATE TABLE skep_commit (key TEXT PRIMARY KEY, snapshot_id INTEGER NOT NULL, committed_at TEXT NOT NULL);
@@ -157,6 +157,13 @@ pub(crate) const MIGRATIONS: [&str; 4] = [
         table_id BIGINT NOT NULL, path TEXT NOT NULL, size_bytes BIGINT NOT NULL, modified_at TEXT NOT NULL,
         etag TEXT, rows_loaded BIGINT NOT NULL, rows_rejected BIGINT NOT NULL, snapshot_id BIGINT NOT NULL,
         loaded_at TEXT NOT NULL, PRIMARY KEY (table_id, path));
+"#,
+    r#"
+    -- how many different values columns have, as far as the files of a snapshot show
+    CREATE TABLE skep_sketch (
+        table_id BIGINT NOT NULL, column_id BIGINT NOT NULL, snapshot_id BIGINT NOT NULL, rows_seen BIGINT NOT NULL,
+        analyzed BIGINT NOT NULL, distinct_count BIGINT NOT NULL, sketch BLOB NOT NULL,
+        PRIMARY KEY (table_id, column_id));
 "#,
 ];
 

@@ -65,7 +65,7 @@ const VERSIONED: [&str; 10] = [
 ];
 
 /// Rows about a table or file that is gone: table, column, and where the column must be found.
-const DETAILS: [(&str, &str, &str); 10] = [
+const DETAILS: [(&str, &str, &str); 11] = [
     ("ducklake_file_column_stats", "data_file_id", "ducklake_data_file"),
     ("ducklake_file_variant_stats", "data_file_id", "ducklake_data_file"),
     ("ducklake_file_partition_value", "data_file_id", "ducklake_data_file"),
@@ -74,6 +74,7 @@ const DETAILS: [(&str, &str, &str); 10] = [
     ("ducklake_schema_versions", "table_id", "ducklake_table"),
     ("skep_column", "table_id", "ducklake_table"),
     ("skep_load", "table_id", "ducklake_table"),
+    ("skep_sketch", "table_id", "ducklake_table"),
     ("ducklake_partition_column", "partition_id", "ducklake_partition_info"),
     ("ducklake_sort_expression", "sort_id", "ducklake_sort_info"),
 ];

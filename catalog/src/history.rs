@@ -1,8 +1,11 @@
 //! What was committed when, and names for the moments that matter.
 
+use std::collections::{BTreeMap, HashMap};
+
 use chrono::{DateTime, Utc};
 use skep_common::{Error, Result};
 use skep_metadb::database_error;
+use sqlx::AssertSqlSafe;
 
 use crate::catalog::Catalog;
 use crate::load;
@@ -35,21 +38,17 @@ pub struct Tag {
     pub time: DateTime<Utc>,
 }
 
-/// The files of a table, counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileCounts {
-    /// The table.
-    pub table: i64,
-    /// All of them.
-    pub files: u64,
-    /// Those smaller than was asked.
-    pub small: u64,
-    /// Rows in them.
-    pub rows: u64,
-    /// Bytes of all.
+/// A file, without what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileShape {
+    /// Its size.
     pub bytes: u64,
-    /// Bytes of the largest.
-    pub largest: u64,
+    /// Rows in it.
+    pub rows: u64,
+    /// The snapshot that added it.
+    pub begin: i64,
+    /// One value for each partition key, in its text form.
+    pub partition: Vec<Option<String>>,
 }
 
 type Row = (i64, String, i64, Option<String>, Option<String>, Option<String>);
@@ -79,32 +78,60 @@ impl Catalog {
         rows.into_iter().map(info).collect()
     }
 
-    /// The files of every table with files in `snapshot`, by table; small are those of less than `small` bytes.
+    /// The files of every table with files in `snapshot`, by table and in the order they came.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn file_counts(&self, snapshot: i64, small: u64) -> Result<Vec<FileCounts>> {
-        let rows: Vec<(i64, i64, i64, i64, i64, i64)> = sqlx::query_as(
-            "SELECT table_id, count(*), count(CASE WHEN file_size_bytes < ?2 THEN 1 END), \
-             CAST(sum(record_count) AS BIGINT), CAST(sum(file_size_bytes) AS BIGINT), max(file_size_bytes) FROM ducklake_data_file \
-             WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1) \
-             GROUP BY table_id ORDER BY table_id",
+    pub async fn file_shapes(&self, snapshot: i64) -> Result<BTreeMap<i64, Vec<FileShape>>> {
+        let doing = "cannot list the files of tables";
+        let live = "f.begin_snapshot <= ?1 AND (f.end_snapshot IS NULL OR f.end_snapshot > ?1)";
+        let sql = format!(
+            "SELECT v.data_file_id, v.partition_value FROM ducklake_file_partition_value v \
+             JOIN ducklake_data_file f ON f.data_file_id = v.data_file_id WHERE {live} \
+             ORDER BY v.data_file_id, v.partition_key_index"
+        );
+        let values: Vec<(i64, Option<String>)> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(snapshot)
+            .fetch_all(self.db().reader())
+            .await
+            .map_err(|e| database_error(doing, e))?;
+        let mut partitions: HashMap<i64, Vec<Option<String>>> = HashMap::new();
+        for (file, value) in values {
+            partitions.entry(file).or_default().push(value);
+        }
+        let sql = format!(
+            "SELECT f.table_id, f.data_file_id, f.file_size_bytes, f.record_count, f.begin_snapshot \
+             FROM ducklake_data_file f WHERE {live} ORDER BY f.table_id, f.data_file_id"
+        );
+        let rows: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(snapshot)
+            .fetch_all(self.db().reader())
+            .await
+            .map_err(|e| database_error(doing, e))?;
+        let count = |value: i64| u64::try_from(value).unwrap_or(0);
+        let mut tables: BTreeMap<i64, Vec<FileShape>> = BTreeMap::new();
+        for (table, file, bytes, rows, begin) in rows {
+            let partition = partitions.remove(&file).unwrap_or_default();
+            let shape = FileShape { bytes: count(bytes), rows: count(rows), begin, partition };
+            tables.entry(table).or_default().push(shape);
+        }
+        Ok(tables)
+    }
+
+    /// How many files each table has in `snapshot` that say which rows of others are gone.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn delete_files(&self, snapshot: i64) -> Result<BTreeMap<i64, u64>> {
+        let rows: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT table_id, count(*) FROM ducklake_delete_file \
+             WHERE begin_snapshot <= ?1 AND (end_snapshot IS NULL OR end_snapshot > ?1) GROUP BY table_id",
         )
         .bind(snapshot)
-        .bind(i64::try_from(small).unwrap_or(i64::MAX))
         .fetch_all(self.db().reader())
         .await
-        .map_err(|e| database_error("cannot count the files of tables", e))?;
-        let count = |value: i64| u64::try_from(value).unwrap_or(0);
-        let counts = |(table, files, small, rows, bytes, largest)| FileCounts {
-            table,
-            files: count(files),
-            small: count(small),
-            rows: count(rows),
-            bytes: count(bytes),
-            largest: count(largest),
-        };
-        Ok(rows.into_iter().map(counts).collect())
+        .map_err(|e| database_error("cannot count delete files", e))?;
+        Ok(rows.into_iter().map(|(table, files)| (table, u64::try_from(files).unwrap_or(0))).collect())
     }
 
     /// Gives a snapshot a name, which must be free unless it may be taken from another.

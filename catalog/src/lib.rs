@@ -49,6 +49,7 @@ mod overlay;
 mod plan;
 mod properties;
 mod save;
+mod sketch;
 pub mod text;
 mod transaction;
 mod types;
@@ -63,13 +64,14 @@ pub use column::{
 };
 pub use expire::{Expired, Retention, ScheduledFile};
 pub use footer::{Nans, footer_size, nan_columns, stats_from_parquet, without_bounds};
-pub use history::{FileCounts, SnapshotInfo, Tag};
+pub use history::{FileShape, SnapshotInfo, Tag};
 pub use layout::{BUCKETS_MAX, Check, PartitionKey, Partitioning, SortKey, Transform};
 pub use loads::{FileVersion, ForgetLoads, LedgerEntry, Load, RecordLoads};
 pub use model::{
     ColumnStats, DIALECT, DataFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot, TableDef, ViewDef,
 };
 pub use save::Saved;
+pub use sketch::{ColumnSketch, Distinct, RecordSketches, Sketch};
 pub use transaction::{Change, CommitInfo, Committed, SideEffect, Transaction};
 pub use types::{LakeType, UTC};
 pub use unchanged::Unchanged;

@@ -122,7 +122,7 @@ impl Catalog {
 }
 
 /// The id of the table, which the same database transaction may have made. `None`: it has dropped it.
-async fn id_of(connection: &mut Conn, table: Uuid) -> Result<Option<i64>> {
+pub(crate) async fn id_of(connection: &mut Conn, table: Uuid) -> Result<Option<i64>> {
     let row: Option<(i64,)> = sqlx::query_as(
         "SELECT table_id FROM ducklake_table WHERE CAST(table_uuid AS TEXT) = ? AND end_snapshot IS NULL",
     )

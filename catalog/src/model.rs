@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::column::{self, Column};
 use crate::layout::{Check, Partitioning, Past, SortKey};
 use crate::overlay::Overlay;
+use crate::sketch::ColumnSketch;
 use crate::text::{self, Bound};
 use crate::types::LakeType;
 
@@ -336,6 +337,9 @@ pub struct NewFile {
     /// [`ROW_ID_COLUMN`](crate::ROW_ID_COLUMN).
     #[serde(default)]
     pub moved: bool,
+    /// What its writer saw in this file and in those that it wrote before, for columns that are not nested.
+    #[serde(default)]
+    pub sketches: Vec<ColumnSketch>,
 }
 
 /// What is known about one leaf column in one file. Texts are those of [`crate::text`].

@@ -104,6 +104,7 @@ impl<'a> Writer<'a> {
         if !staged.added.is_empty() {
             let files: Vec<&NewFile> = staged.added.iter().map(|added| added.file.as_ref()).collect();
             self.append(id, &table.columns, &files).await?;
+            self.sketch(id, &table.columns, &files, staged.compacted).await?;
             if !staged.compacted {
                 self.token(Token::InsertedIntoTable(id));
             }

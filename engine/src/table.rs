@@ -1,5 +1,6 @@
 //! A table of the catalog, in one snapshot, as DataFusion scans it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,7 +21,7 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use object_store::ObjectMeta;
 use object_store::path::Path;
-use skep_catalog::{DataFile, TableDef};
+use skep_catalog::{DataFile, Distinct, TableDef};
 use skep_common::{Error, Result};
 
 use crate::environment::Environment;
@@ -36,6 +37,8 @@ const FOOTER_TAIL: u64 = 8;
 pub struct SkepTable {
     def: Arc<TableDef>,
     files: Arc<Vec<Arc<DataFile>>>,
+    /// How many different values columns have, as far as that is known for these files, by column.
+    distinct: HashMap<i64, u64>,
     /// What queries see.
     pub(crate) schema: SchemaRef,
     /// How it is read from files.
@@ -67,7 +70,19 @@ impl SkepTable {
             field.as_ref().clone().with_nullable(nullable)
         });
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Ok(Self { schema, layout, def, files, store, root, environment })
+        let distinct = HashMap::new();
+        Ok(Self { schema, layout, def, files, distinct, store, root, environment })
+    }
+
+    /// With what is known about different values. What does not know all of the files is left out.
+    #[must_use]
+    pub(crate) fn with_distinct(mut self, known: HashMap<i64, Distinct>) -> Self {
+        let newest = self.files.iter().filter(|file| file.id >= 0).map(|file| file.begin).max();
+        let good = |(column, distinct): (i64, Distinct)| {
+            newest.is_none_or(|newest| newest <= distinct.snapshot).then_some((column, distinct.count))
+        };
+        self.distinct = known.into_iter().filter_map(good).collect();
+        self
     }
 
     /// The table.
@@ -179,7 +194,9 @@ impl SkepTable {
             .with_table_partition_cols(self.layout.numbers(&used))
             .build();
         let plain: Vec<usize> = used.iter().copied().filter(|&at| self.layout.plain(at)).collect();
-        let statistics = Bounds::new(&self.def, &kept).statistics(table.table_schema(), &plain);
+        let statistics = Bounds::new(&self.def, &kept)
+            .with_distinct(&self.distinct)
+            .statistics(table.table_schema(), &plain);
         let files = self.partitioned(&kept, &used).await?;
         let mut places = self.layout.places(&used);
         let inside = self.layout.file_schema.fields().len();

@@ -153,6 +153,7 @@ pub(crate) fn write(folder: &Path, columns: &[Column], batch: &RecordBatch) -> N
         partition: Vec::new(),
         stats,
         moved: false,
+        sketches: Vec::new(),
     }
 }
 

@@ -71,6 +71,7 @@ fn file(name: String, at: i64, values: bool) -> NewFile {
             stats(2, text(format!("{at}")), text(format!("{}z", at + 4))),
         ],
         moved: false,
+        sketches: Vec::new(),
     }
 }
 

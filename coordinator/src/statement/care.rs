@@ -5,20 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::ast::{Expr, Ident};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use skep_catalog::{Change, DataFile, FILE_PREFIX, NewFile, Retention, ScheduledFile};
+use skep_catalog::{Change, DataFile, FILE_PREFIX, NewFile, Retention, ScheduledFile, Transaction};
 use skep_common::{Error, Result};
 use skep_engine::Statement;
-use skep_engine::planner::{Compaction, Planner};
-use skep_engine::sql::{Delete, Optimize, Target};
+use skep_engine::error::from_datafusion;
+use skep_engine::planner::{Compaction, Noted, Planner};
+use skep_engine::sql::{Delete, Name, Optimize, Target};
 use skep_engine::write::{Moved, WriteTarget, collect_report};
 use uuid::Uuid;
 
 use super::Run;
-use crate::commit::{next_attempt, publish};
+use super::query::lane;
+use crate::commit::{next_attempt, publish, publish_with};
+use crate::lanes::Job;
 use crate::session::Outcome;
 use crate::transaction::refused;
 
@@ -51,8 +54,9 @@ impl Run {
         let planner = self.planner(Arc::clone(&base)).await?;
         let among = self.files_with(&planner, optimize).await?;
         let compaction = planner.optimize(optimize).await?;
-        let groups = compaction.groups(self.settings.file_size().bytes(), among.as_ref());
         let table = compaction.table();
+        let file_size = Noted::of(table).file_size()?.unwrap_or_else(|| self.settings.file_size());
+        let groups = compaction.groups(file_size.bytes(), among.as_ref());
         let remove: Vec<i64> = groups.iter().flatten().map(|file| file.id).collect();
         if remove.is_empty() {
             return Ok(0);
@@ -98,6 +102,8 @@ impl Run {
         let mut target = WriteTarget::new(&root.store, &root.join(&table.path), table.columns.clone());
         target.file_size = self.settings.file_size();
         target.moved = Some(Moved::WithIds);
+        // The same values as before.
+        target.sketches = false;
         compaction.lay_out(&mut target)?;
         let files = collect_report(&self.run_report(planner, plan, target).await?)?;
         let written: u64 = files.iter().map(|file| file.rows).sum();
@@ -121,6 +127,42 @@ impl Run {
         let edit = planner.edit(&Statement::Delete(Box::new(rows))).await?;
         let edit = edit.ok_or_else(|| Error::internal("DELETE changes no rows"))?;
         self.files_of(planner, &edit).await.map(Some)
+    }
+
+    /// Counts the different values of columns, and commits; again if rows were added meanwhile.
+    pub(super) async fn analyze(self, table: &Name, columns: Option<&[Ident]>) -> Result<Outcome> {
+        self.alone("ANALYZE")?;
+        let mut attempt = 0;
+        loop {
+            match self.analyze_once(table, columns, attempt).await {
+                Ok(rows) => return Ok(self.done("ANALYZE", Some(rows))),
+                Err(error) => attempt = next_attempt(attempt, error).await?,
+            }
+        }
+    }
+
+    async fn analyze_once(&self, table: &Name, columns: Option<&[Ident]>, attempt: u32) -> Result<u64> {
+        let base = self.snapshot().await?;
+        let planner = self.planner(Arc::clone(&base)).await?;
+        let analysis = planner.analyze(table, columns).await?;
+        let job = Job {
+            state: planner.state().clone(),
+            logical: analysis.plan.clone(),
+            write: None,
+            lane: lane(&self.settings),
+            query: self.query,
+        };
+        let running = self.shared.lanes.run(job).await?;
+        let batches: Vec<_> = running.stream.try_collect().await.map_err(from_datafusion)?;
+        self.shared.count_tasks(&running.ran);
+        let record = analysis.record(&batches)?;
+        let rows = record.rows;
+        let side = |transaction: &Transaction| {
+            transaction.with(record);
+        };
+        let catalog = &self.shared.environment.catalog;
+        publish_with(catalog, base, &self.author(), attempt, Vec::new(), side).await?;
+        Ok(rows)
     }
 
     pub(super) async fn expire(self, older_than: &Expr, retain: u64) -> Result<Outcome> {

@@ -163,7 +163,8 @@ impl Run {
             let known = refused(&error);
             return Err((error, known));
         }
-        let shown = answer(&loading.files, &loaded, &rejected, copy.rejects.as_ref()).map_err(|e| (e, false))?;
+        let shown =
+            answer(&loading.files, &loaded, &rejected, copy.rejects.as_ref()).map_err(|e| (e, false))?;
         Ok((loaded.values().sum(), shown))
     }
 
@@ -271,8 +272,7 @@ impl Run {
 
     /// `error` of a load, with the file and line of a row that is wrong, if one is.
     async fn located(&self, copy: &CopyInto, planner: &Planner, loading: &Loading, error: Error) -> Error {
-        let named =
-            |file: &LoadFile| error.message().starts_with(&format!("'{}', line ", file.path));
+        let named = |file: &LoadFile| error.message().starts_with(&format!("'{}', line ", file.path));
         if error.kind() != Kind::Invalid || loading.files.iter().any(named) {
             return error;
         }

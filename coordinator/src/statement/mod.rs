@@ -114,6 +114,7 @@ impl Run {
             Statement::Commit => self.commit().await,
             Statement::Rollback => self.rollback().await,
             Statement::Optimize(optimize) => self.optimize(&optimize).await,
+            Statement::Analyze { table, columns } => self.analyze(&table, columns.as_deref()).await,
             Statement::Expire { older_than, retain } => self.expire(&older_than, retain).await,
             Statement::Vacuum { retain_hours } => self.vacuum(retain_hours).await,
             Statement::Query(query) => self.query(&query, parameters).await,

@@ -144,7 +144,11 @@ impl Decoder<'_> {
         let mut arrays = Vec::with_capacity(self.result.len());
         for (at, field) in self.result.iter().enumerate() {
             let parts: Vec<&dyn Array> = pieces.iter().map(|piece| piece[at].as_ref()).collect();
-            arrays.push(if parts.is_empty() { new_null_array(field.data_type(), 0) } else { concat(&parts)? });
+            arrays.push(if parts.is_empty() {
+                new_null_array(field.data_type(), 0)
+            } else {
+                concat(&parts)?
+            });
         }
         Ok(StructArray::try_new(self.result.clone(), arrays, None)?)
     }
@@ -198,11 +202,15 @@ impl Decoder<'_> {
             }
             rows.flush()
         };
-        let explain = |e| row_error(&self.layout, &self.read, &self.projection, self.raw.value(from).as_bytes(), e);
-        let batch = parse().map_err(|e| if count == 1 { explain(e) } else { Error::invalid("a row is wrong") })?;
+        let explain =
+            |e| row_error(&self.layout, &self.read, &self.projection, self.raw.value(from).as_bytes(), e);
+        let batch =
+            parse().map_err(|e| if count == 1 { explain(e) } else { Error::invalid("a row is wrong") })?;
         let batch = batch.ok_or_else(|| Error::invalid("the line is no row"))?;
         // JSON is decoded into the projected columns, CSV too, in the order that was asked for.
         let columns = self.columns.iter().zip(batch.columns()).zip(&self.result);
-        columns.map(|((column, array), field)| convert(array, field.data_type(), &column.name, column.nullable)).collect()
+        columns
+            .map(|((column, array), field)| convert(array, field.data_type(), &column.name, column.nullable))
+            .collect()
     }
 }

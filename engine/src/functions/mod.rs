@@ -7,6 +7,7 @@ mod part;
 mod partition;
 mod shape;
 mod single;
+mod sketch;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ pub(crate) use decode::{Decoded, REASON as DECODE_REASON, decode};
 pub(crate) use partition::{partition, partition_of};
 pub(crate) use shape::shape;
 pub(crate) use single::single;
+pub(crate) use sketch::sketch;
 
 /// Those of single rows.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
@@ -27,10 +29,14 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
     own.into_iter().chain(part::functions()).collect()
 }
 
+fn aggregates() -> Vec<Arc<AggregateUDF>> {
+    vec![single::function(), sketch::function()]
+}
+
 /// Adds all of them to a session that is being built.
 pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder.scalar_functions().get_or_insert_default().extend(all());
-    builder.aggregate_functions().get_or_insert_default().push(single::function());
+    builder.aggregate_functions().get_or_insert_default().extend(aggregates());
     builder
 }
 
@@ -41,6 +47,5 @@ pub fn find(name: &str) -> Option<Arc<ScalarUDF>> {
 
 /// As [`find`], for aggregates.
 pub fn find_aggregate(name: &str) -> Option<Arc<AggregateUDF>> {
-    let function = single::function();
-    (function.name() == name).then_some(function)
+    aggregates().into_iter().find(|function| function.name() == name)
 }

@@ -9,7 +9,7 @@ use datafusion::common::{DFSchema, TableReference};
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::sql::sqlparser::ast;
 use skep_catalog::{Change, Check, Column, PartitionKey, SortKey, TableDef};
-use skep_common::{ByteSize, Error, Result};
+use skep_common::{ByteSize, Error, Result, unit};
 
 use super::{Planner, tables};
 use crate::sql::{CheckSpec, Clauses, ColumnPath, PartitionSpec, SortSpec};
@@ -47,10 +47,19 @@ impl Noted {
     pub fn lay_out(&self, target: &mut WriteTarget) -> Result<()> {
         target.partitions.clone_from(&self.partitions);
         target.sorting.clone_from(&self.sorting);
-        if let Some(size) = self.properties.get(settings::FILE_SIZE) {
-            target.file_size = settings::file_size(size)?.parse::<ByteSize>()?;
+        if let Some(size) = self.file_size()? {
+            target.file_size = size;
         }
         Ok(())
+    }
+
+    /// The size of files that the table asks for.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for one that another engine set and that is none.
+    pub fn file_size(&self) -> Result<Option<ByteSize>> {
+        let size = self.properties.get(settings::FILE_SIZE);
+        size.map(|size| settings::file_size(size)?.parse()).transpose()
     }
 
     /// What gives all of it to table `table`, which was just made.
@@ -311,13 +320,27 @@ pub(super) fn sorting(columns: &[Column], specs: &[SortSpec]) -> Result<Vec<Sort
     Ok(keys)
 }
 
+/// The property that leaves a table out of what Skep does by itself: `off`.
+pub const MAINTENANCE: &str = "skep.maintenance";
+/// The property that says how long a table keeps snapshots, as in `30d`.
+pub const SNAPSHOT_RETENTION: &str = "skep.snapshot_retention";
+
 /// Properties that mean something to Skep, and what checks their values.
-const KNOWN: [&str; 1] = [settings::FILE_SIZE];
+const KNOWN: [&str; 3] = [settings::FILE_SIZE, MAINTENANCE, SNAPSHOT_RETENTION];
 
 /// Refuses values that a property cannot have.
 pub(super) fn property(key: &str, value: &str) -> Result<()> {
     if key == settings::FILE_SIZE {
         return settings::file_size(value).map(drop);
+    }
+    if key == SNAPSHOT_RETENTION {
+        return unit::parse_duration(value).map(drop);
+    }
+    if key == MAINTENANCE {
+        if ["on", "off"].iter().any(|known| value.eq_ignore_ascii_case(known)) {
+            return Ok(());
+        }
+        return Err(Error::invalid(format!("'{value}' is not a value of {MAINTENANCE}")).hint("on or off"));
     }
     if key.is_empty() {
         return Err(Error::invalid("the name of a property is empty"));

@@ -10,11 +10,11 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use skep_catalog::{FileCounts, LedgerEntry, Snapshot, SnapshotInfo, Tag};
+use skep_catalog::{LedgerEntry, Snapshot, SnapshotInfo, Tag};
 use skep_common::Result;
 
-use super::Planner;
-use crate::{error, names};
+use super::{Planner, health, stats};
+use crate::error;
 
 const ZONE: &str = "UTC";
 
@@ -42,6 +42,12 @@ pub fn schemas() -> Vec<(&'static str, SchemaRef)> {
         count("rows"),
         count("bytes"),
         count("largest_file_bytes"),
+        count("median_file_bytes"),
+        count("partitions"),
+        count("largest_partition_bytes"),
+        count("median_partition_bytes"),
+        count("delete_files"),
+        text("column_stats"),
         text("advice"),
     ];
     let loads = vec![
@@ -55,7 +61,17 @@ pub fn schemas() -> Vec<(&'static str, SchemaRef)> {
         number("snapshot_id"),
         time("loaded_at"),
     ];
+    let columns = vec![
+        text("table_schema"),
+        text("table_name"),
+        text("column_name"),
+        Field::new("distinct_count", DataType::UInt64, true),
+        Field::new("rows_seen", DataType::UInt64, true),
+        Field::new("snapshot_id", DataType::Int64, true),
+        text("state"),
+    ];
     vec![
+        ("column_stats", Arc::new(Schema::new(columns))),
         ("loads", Arc::new(Schema::new(loads))),
         ("snapshots", Arc::new(Schema::new(snapshots))),
         ("table_health", Arc::new(Schema::new(health))),
@@ -71,11 +87,9 @@ pub(super) async fn table(planner: &Planner, name: &str) -> Result<Option<Arc<dy
     let catalog = &planner.environment.catalog;
     let columns = match name {
         "tags" => tags(&catalog.tags().await?),
+        "column_stats" => stats::columns(planner).await?,
         "loads" => loads(planner.snapshot(), &catalog.loads(None).await?),
-        "table_health" => {
-            let full = planner.settings.file_size().bytes() / 100 * super::edit::FULL;
-            health(planner.snapshot(), &catalog.file_counts(planner.snapshot().id, full).await?)
-        }
+        "table_health" => health::columns(&planner.health().await?),
         _ => snapshots(&catalog.history().await?, &catalog.tags().await?),
     };
     let batch =
@@ -89,7 +103,7 @@ fn times(values: impl Iterator<Item = DateTime<Utc>>) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_iter_values(micros).with_timezone(ZONE))
 }
 
-fn texts<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+pub(super) fn texts<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
@@ -103,32 +117,6 @@ fn snapshots(all: &[SnapshotInfo], tags: &[Tag]) -> Vec<ArrayRef> {
         texts(all.iter().map(|info| info.message.as_deref())),
         texts(all.iter().map(|info| Some(info.changes.as_str()))),
         texts(all.iter().map(|info| names.get(&info.id).map(String::as_str))),
-    ]
-}
-
-/// The tables with files. Files are small that OPTIMIZE would put together.
-fn health(snapshot: &Snapshot, counts: &[FileCounts]) -> Vec<ArrayRef> {
-    let found = counts.iter().filter_map(|counts| Some((snapshot.table_by_id(counts.table)?, counts)));
-    let found: Vec<_> = found.collect();
-    let advice: Vec<Option<String>> = found
-        .iter()
-        .map(|(table, counts)| {
-            let name = format!("{}.{}", names::quote(&table.schema_name), names::quote(&table.name));
-            (counts.small > 1).then(|| format!("OPTIMIZE {name}"))
-        })
-        .collect();
-    let numbers = |number: fn(&FileCounts) -> u64| -> ArrayRef {
-        Arc::new(UInt64Array::from_iter_values(found.iter().map(|(_, counts)| number(counts))))
-    };
-    vec![
-        texts(found.iter().map(|(table, _)| Some(table.schema_name.as_str()))),
-        texts(found.iter().map(|(table, _)| Some(table.name.as_str()))),
-        numbers(|counts| counts.files),
-        numbers(|counts| counts.small),
-        numbers(|counts| counts.rows),
-        numbers(|counts| counts.bytes),
-        numbers(|counts| counts.largest),
-        texts(advice.iter().map(Option::as_deref)),
     ]
 }
 

@@ -24,11 +24,11 @@ use skep_common::{Error, Result};
 use super::Planner;
 use super::insert::targets;
 use super::write::{absent, placed, project};
+use crate::error;
 use crate::files::{Declared, FileOptions, FileTable, Kind, Place, SOURCE, shown};
 use crate::functions::{self, DECODE_REASON, Decoded};
 use crate::sql::CopyInto;
 use crate::text::{LINE, RAW, UTF8};
-use crate::error;
 
 /// Names inside the plans; no column of a table is likely to have one.
 const ROW: &str = "$row";
@@ -90,11 +90,7 @@ impl Planner {
     ///
     /// # Errors
     /// As [`Planner::writable`], and for files that are missing or do not fit the table.
-    pub async fn copy_into(
-        &self,
-        copy: &CopyInto,
-        ledger: &HashMap<String, LedgerEntry>,
-    ) -> Result<Loading> {
+    pub async fn copy_into(&self, copy: &CopyInto, ledger: &HashMap<String, LedgerEntry>) -> Result<Loading> {
         let table = self.writable(&copy.table)?;
         self.loading(copy, ledger, table).await.map_err(|e| match e.position() {
             None => placed(e, copy.at),

@@ -9,11 +9,13 @@
 //! - The file lists of the tables that a statement names are loaded before it is planned; planning itself reads nothing.
 
 mod alter;
+mod analyze;
 mod catalog;
 mod clauses;
 mod constant;
 mod describe;
 mod edit;
+mod health;
 mod history;
 pub mod information;
 mod insert;
@@ -22,6 +24,7 @@ mod load;
 mod references;
 mod replace;
 mod retype;
+mod stats;
 mod subqueries;
 mod tables;
 mod versions;
@@ -29,9 +32,11 @@ mod view;
 mod write;
 
 pub use alter::{Altered, Rule};
-pub use clauses::{Noted, row_shown};
+pub use analyze::Analysis;
+pub use clauses::{MAINTENANCE, Noted, SNAPSHOT_RETENTION, row_shown};
 pub(crate) use constant::{encode as text_of, shown as default_shown};
 pub use edit::{Compaction, Edit};
+pub use health::Health;
 pub use history::schemas as history_schemas;
 pub use load::{LoadFile, Loading, rejects_columns};
 pub use replace::{Replaced, Replacement};

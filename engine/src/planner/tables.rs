@@ -109,7 +109,9 @@ pub(super) async fn external(planner: &Planner, def: &Arc<TableDef>) -> Result<F
 pub(super) async fn own(planner: &Planner, def: &Arc<TableDef>) -> Result<SkepTable> {
     let environment = &planner.environment;
     let files = environment.catalog.files(&planner.snapshot, def.id).await?;
-    SkepTable::new(Arc::clone(def), files, Arc::clone(environment), planner.settings.view_types())
+    let table =
+        SkepTable::new(Arc::clone(def), files, Arc::clone(environment), planner.settings.view_types())?;
+    Ok(table.with_distinct(environment.catalog.distinct(def.id).await?))
 }
 
 /// The error of a name that is neither a table nor a view, with the nearest that is.

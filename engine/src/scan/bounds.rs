@@ -18,12 +18,18 @@ pub(crate) struct Bounds<'a> {
     def: &'a TableDef,
     columns: HashMap<&'a str, &'a Column>,
     files: &'a [Arc<DataFile>],
+    distinct: Option<&'a HashMap<i64, u64>>,
 }
 
 impl<'a> Bounds<'a> {
     pub(crate) fn new(def: &'a TableDef, files: &'a [Arc<DataFile>]) -> Self {
         let columns = def.columns.iter().map(|column| (column.name.as_str(), column)).collect();
-        Self { def, columns, files }
+        Self { def, columns, files, distinct: None }
+    }
+
+    /// With how many different values columns of the table have.
+    pub(crate) fn with_distinct(self, distinct: &'a HashMap<i64, u64>) -> Self {
+        Self { distinct: Some(distinct), ..self }
     }
 
     /// What is known of `column` in `file`. One that was added later has its default in older files.
@@ -80,6 +86,12 @@ impl<'a> Bounds<'a> {
             && nulls.null_count() == 0
         {
             out.null_count = Precision::Exact(nulls.values().iter().map(|&count| to_usize(count)).sum());
+        }
+        if let Some(&distinct) = self.distinct.and_then(|known| known.get(&column.id)) {
+            // Files that are left out, and rows that went, had some of them.
+            let rows: u64 = self.files.iter().map(|file| file.rows).sum();
+            let nulls = out.null_count.get_value().copied().unwrap_or(0);
+            out.distinct_count = Precision::Inexact(to_usize(distinct.min(rows)).min(to_usize(rows) - nulls));
         }
         // Bounds of texts stay out: DataFusion carries bounds through casts as if each kept the order, and a text that
         // is cast to a number does not. They still choose files.

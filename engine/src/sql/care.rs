@@ -1,4 +1,4 @@
-//! OPTIMIZE, EXPIRE SNAPSHOTS and VACUUM.
+//! OPTIMIZE, ANALYZE, EXPIRE SNAPSHOTS and VACUUM.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -25,6 +25,31 @@ pub(super) fn optimize(reader: &mut Reader<'_>) -> Result<Statement> {
         Vec::new()
     };
     Ok(Statement::Optimize(Optimize { table, selection, order_by }))
+}
+
+/// `[TABLE] name [COMPUTE STATISTICS] [FOR ALL COLUMNS | FOR COLUMNS a, b]`, after `ANALYZE`.
+pub(super) fn analyze(reader: &mut Reader<'_>) -> Result<Statement> {
+    let _ = reader.parser.parse_keyword(Keyword::TABLE);
+    let table = reader.name()?;
+    if reader.take_word("compute") && !reader.take_word("statistics") {
+        return reader.expected("STATISTICS");
+    }
+    let mut columns = None;
+    if reader.take_word("for") {
+        let all = reader.take_word("all");
+        if !reader.take_word("columns") {
+            return reader.expected("COLUMNS");
+        }
+        if !all {
+            let parentheses = reader.parser.consume_token(&Token::LParen);
+            let result = reader.parser.parse_comma_separated(|parser| parser.parse_identifier());
+            columns = Some(reader.ok(result)?);
+            if parentheses {
+                reader.expect(&Token::RParen)?;
+            }
+        }
+    }
+    Ok(Statement::Analyze { table, columns })
 }
 
 /// `SNAPSHOTS OLDER THAN time [RETAIN [LAST] n]`, after `EXPIRE`.

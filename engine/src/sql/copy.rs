@@ -69,9 +69,11 @@ fn into(reader: &mut Reader<'_>) -> Result<Statement> {
         (Some(at), None) => Err(Error::invalid("rows that the table does not take have no place to go")
             .at(at)
             .hint("name a table for them: ON_ERROR = CONTINUE REJECTED DATA AS TABLE name")),
-        (None, Some(at)) => Err(Error::invalid("a load that ends at the first wrong row rejects no rows to a table")
-            .at(at)
-            .hint("write ON_ERROR = CONTINUE REJECTED DATA AS TABLE name")),
+        (None, Some(at)) => {
+            Err(Error::invalid("a load that ends at the first wrong row rejects no rows to a table")
+                .at(at)
+                .hint("write ON_ERROR = CONTINUE REJECTED DATA AS TABLE name"))
+        }
         _ => Ok(Statement::CopyInto(copy)),
     }
 }

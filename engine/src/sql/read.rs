@@ -144,6 +144,7 @@ impl<'a> Reader<'a> {
             Keyword::USE => show::use_schema(self),
             Keyword::VACUUM => care::vacuum(self),
             Keyword::OPTIMIZE => care::optimize(self),
+            Keyword::ANALYZE => care::analyze(self),
             _ if word.value.eq_ignore_ascii_case("expire") => care::expire(self),
             Keyword::BEGIN | Keyword::START => transaction::begin(self, keyword),
             Keyword::COMMIT | Keyword::END => transaction::end(self, Statement::Commit),

@@ -522,6 +522,13 @@ pub enum Statement {
     },
     /// `OPTIMIZE`
     Optimize(Optimize),
+    /// `ANALYZE TABLE table COMPUTE STATISTICS FOR COLUMNS (columns)`
+    Analyze {
+        /// The table.
+        table: Name,
+        /// The columns; absent: all that are not nested.
+        columns: Option<Vec<ast::Ident>>,
+    },
     /// `EXPIRE SNAPSHOTS`
     Expire {
         /// Only those that are older than this time.
@@ -590,6 +597,7 @@ impl Statement {
             Self::Truncate(_) => Some("TRUNCATE"),
             Self::CopyInto(_) | Self::CopyTo(_) => Some("COPY"),
             Self::Optimize(_) => Some("OPTIMIZE"),
+            Self::Analyze { .. } => Some("ANALYZE"),
             Self::Expire { .. } => Some("EXPIRE SNAPSHOTS"),
             Self::Vacuum { .. } => Some("VACUUM"),
             Self::CreateTag { .. } => Some("CREATE TAG"),

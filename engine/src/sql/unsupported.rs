@@ -13,7 +13,6 @@ pub(super) fn statement(word: &str) -> Option<Error> {
         "GRANT" | "REVOKE" | "DENY" => "whoever can connect may read and write every table",
         "PREPARE" | "EXECUTE" | "DEALLOCATE" => "clients prepare statements through Flight SQL",
         "CALL" | "DECLARE" | "FETCH" | "OPEN" | "CLOSE" => "there are no procedures and no cursors",
-        "ANALYZE" => "statistics are kept with every write; there is nothing to do",
         "ATTACH" | "DETACH" => "one catalog is open at a time; choose it with --data or --url",
         "LOAD" | "INSTALL" | "EXPORT" | "UNLOAD" | "REPLACE" => {
             "COPY INTO reads files, COPY ... TO writes them"

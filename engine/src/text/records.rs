@@ -88,11 +88,8 @@ impl RowBuilder {
     }
 
     fn take(&mut self, projection: &[usize]) -> Result<RecordBatch> {
-        let all: [ArrayRef; 3] = [
-            Arc::new(self.lines.finish()),
-            Arc::new(self.raw.finish()),
-            Arc::new(self.utf8.finish()),
-        ];
+        let all: [ArrayRef; 3] =
+            [Arc::new(self.lines.finish()), Arc::new(self.raw.finish()), Arc::new(self.utf8.finish())];
         let columns = projection.iter().map(|&at| Arc::clone(&all[at])).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(self.count));
         (self.count, self.bytes) = (0, 0);
@@ -214,22 +211,24 @@ mod tests {
         let pieces: Vec<Result<Bytes>> =
             text.chunks(piece).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
         let bytes = stream::iter(pieces).boxed();
-        let all: Vec<RecordBatch> =
-            batches(bytes, layout, vec![0, 1, 2], 2).try_collect().await.unwrap();
+        let all: Vec<RecordBatch> = batches(bytes, layout, vec![0, 1, 2], 2).try_collect().await.unwrap();
         let row = |batch: &RecordBatch, at: usize| {
             let line = batch.column(0).as_primitive::<Int64Type>().value(at);
             let raw = batch.column(1).as_string::<i32>().value(at).replace('\n', "\\n");
             let mark = if batch.column(2).as_boolean().value(at) { "" } else { "!" };
             format!("{line}:{raw}{mark}")
         };
-        all.iter().flat_map(|batch| (0..batch.num_rows()).map(|at| row(batch, at)).collect::<Vec<_>>()).collect()
+        all.iter()
+            .flat_map(|batch| (0..batch.num_rows()).map(|at| row(batch, at)).collect::<Vec<_>>())
+            .collect()
     }
 
     /// However the bytes come, the rows are those that a reader of the whole file would see.
     #[tokio::test]
     async fn rows_are_cut_as_they_are_decoded() {
         let csv = Layout::Csv(Csv { comment: Some(b'#'), ..Csv::default() });
-        let text = b"a,b\r\n1,\"x\ny\"\n\n# no, row\n2,5\" pipe\r\n3,\"say \"\"hi\"\"\n\"\n4,\xff\n5,\"open\n6,x\n";
+        let text =
+            b"a,b\r\n1,\"x\ny\"\n\n# no, row\n2,5\" pipe\r\n3,\"say \"\"hi\"\"\n\"\n4,\xff\n5,\"open\n6,x\n";
         let wanted = [
             "2:1,\"x\\ny\"",
             "6:2,5\" pipe",
@@ -244,6 +243,9 @@ mod tests {
         assert_eq!(rows(&escaped, b"\"a\\\"\nb\",1\nc,2", 1).await, ["1:\"a\\\"\\nb\",1", "3:c,2"]);
         let lines = Layout::Csv(Csv { multiline: false, header: false, ..Csv::default() });
         assert_eq!(rows(&lines, b"1,\"open\n2,x\n", 4).await, ["1:1,\"open", "2:2,x"]);
-        assert_eq!(rows(&Layout::Json, b"{\"a\":1}\n \n{\"a\":\r\n{}", 3).await, ["1:{\"a\":1}", "3:{\"a\":", "4:{}"]);
+        assert_eq!(
+            rows(&Layout::Json, b"{\"a\":1}\n \n{\"a\":\r\n{}", 3).await,
+            ["1:{\"a\":1}", "3:{\"a\":", "4:{}"]
+        );
     }
 }

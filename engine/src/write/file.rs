@@ -18,7 +18,7 @@ use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::basic::ZstdLevel;
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use skep_catalog::{Nans, NewFile, footer_size, nan_columns, stats_from_parquet, without_bounds};
+use skep_catalog::{Nans, NewFile, Sketch, footer_size, nan_columns, stats_from_parquet, without_bounds};
 use skep_common::{Error, Kind, Result};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -52,6 +52,10 @@ pub(super) struct Files {
     changed: u64,
     /// Rows by where they come from.
     sources: BTreeMap<String, u64>,
+    /// Of the columns that have one, with their places.
+    sketches: Vec<(usize, Sketch)>,
+    /// Rows that they saw.
+    sketched: u64,
     /// Whether the report was taken; until then the files are nobody's.
     reported: bool,
 }
@@ -83,6 +87,12 @@ impl Files {
             .set_statistics_truncate_length(None)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .build();
+        let mut sketches = Vec::new();
+        for (at, field) in target.schema().fields().iter().enumerate().take(target.columns.len()) {
+            if target.sketches && Sketch::takes(field.data_type()) {
+                sketches.push((at, Sketch::new()?));
+            }
+        }
         Ok(Self {
             schema: target.schema(),
             keys: Keys::new(&target.columns, &target.partitions)?,
@@ -95,6 +105,8 @@ impl Files {
             done: Vec::new(),
             changed: 0,
             sources: BTreeMap::new(),
+            sketches,
+            sketched: 0,
             reported: false,
         })
     }
@@ -140,6 +152,10 @@ impl Files {
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         open.nans.observe(batch);
+        for (at, sketch) in &mut self.sketches {
+            sketch.update(batch.column(*at));
+        }
+        self.sketched += batch.num_rows() as u64;
         open.writer.write(batch).await.map_err(failed)?;
         open.rows += batch.num_rows() as u64;
         let held = open.writer.memory_size();
@@ -189,6 +205,7 @@ impl Files {
             partition: open.partition,
             stats,
             moved: self.target.moved == Some(Moved::WithIds),
+            sketches: Vec::new(),
         });
         Ok(())
     }
@@ -206,6 +223,13 @@ impl Files {
     /// Finishes the last file. The files are the caller's when it calls [`Files::reported`].
     pub(super) async fn finish(&mut self) -> Result<&[NewFile]> {
         self.close().await?;
+        if let Some(last) = self.done.last_mut() {
+            let columns = &self.target.columns;
+            last.sketches = std::mem::take(&mut self.sketches)
+                .into_iter()
+                .map(|(at, sketch)| sketch.of_column(columns[at].id, self.sketched))
+                .collect();
+        }
         Ok(&self.done)
     }
 

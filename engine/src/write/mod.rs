@@ -79,6 +79,9 @@ pub struct WriteTarget {
     /// written. Rows that are moved do not.
     #[serde(default)]
     pub sources: bool,
+    /// Whether the different values of columns are counted.
+    #[serde(default)]
+    pub sketches: bool,
 }
 
 /// What happens to the ids of rows that are moved from file to file.
@@ -114,6 +117,7 @@ impl WriteTarget {
             sorting: Vec::new(),
             moved: None,
             sources: false,
+            sketches: true,
         }
     }
 

@@ -166,7 +166,8 @@ mod tests {
 
     fn file(rows: u64) -> NewFile {
         let path = format!("skep-{rows}.parquet");
-        NewFile { path, rows, bytes: 1, footer: 1, partition: Vec::new(), stats: Vec::new(), moved: false }
+        let (partition, stats, sketches) = (Vec::new(), Vec::new(), Vec::new());
+        NewFile { path, rows, bytes: 1, footer: 1, partition, stats, moved: false, sketches }
     }
 
     fn part(task: usize, partition: usize) -> Part {

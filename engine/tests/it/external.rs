@@ -132,7 +132,7 @@ async fn bad_files_are_named_with_their_lines() {
     not_found: file '/DIR/f/thinks.csv' does not exist (line 1, column 23) (hint: did you mean 'things.csv'?)
     not_found: no file matches '/DIR/f/nothing_*.csv' (line 1, column 23) (hint: '*' stands for any part of one name, '**' for any folders)
     invalid: format 'xml' does not exist (line 1, column 23) (hint: formats are csv, json and parquet)
-    invalid: the files have none of the columns of table 'other' (hint: the files have id, name, price; the table has x)
+    invalid: the files have none of the columns of table 'other' (line 1, column 22) (hint: the files have id, name, price; the table has x)
     invalid: the columns of '/DIR/f/array.json' cannot be found: the file is one JSON array (hint: write one object on each line, as in jq -c '.[]' file.json)
     invalid: '/DIR/f/empty.csv' has no columns (hint: an empty file has none)
     invalid: the format of '/DIR/f/README.md' is not known by its name (hint: names end in .parquet, .csv, .tsv, .json, .jsonl or .ndjson (and .gz, .zst, .bz2, .xz), or COPY and CREATE EXTERNAL TABLE name the format)

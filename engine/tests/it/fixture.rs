@@ -266,6 +266,7 @@ fn parquet_file(folder: &Path, table: &TableDef, batches: &[RecordBatch]) -> New
         partition: Vec::new(),
         stats,
         moved: false,
+        sketches: Vec::new(),
     }
 }
 

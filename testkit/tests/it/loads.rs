@@ -92,5 +92,8 @@ async fn files_go_where_files_can_be() {
     let mut client = Client::connect(server.flight()).await.unwrap();
     let refused = client.update("COPY (SELECT 1 AS x) TO '/proc/x.csv'").await.unwrap_err();
     let report = refused.report();
-    assert!(report.contains("cannot write '/proc/x.csv'") && report.contains("cannot make a file"), "{report}");
+    assert!(
+        report.contains("cannot write '/proc/x.csv'") && report.contains("cannot make a file"),
+        "{report}"
+    );
 }

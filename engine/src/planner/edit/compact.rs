@@ -44,7 +44,7 @@ impl Compaction {
         if !self.order.is_empty() {
             return partitions.into_values().collect();
         }
-        partitions.into_values().flat_map(|files| bins(files, file_size)).collect()
+        partitions.into_values().flat_map(|files| bins(files, |file| file.bytes, file_size)).collect()
     }
 
     /// Tells the write how files are laid out: as the table says, but in the statement's order if it has one.
@@ -81,14 +81,14 @@ impl Compaction {
 }
 
 /// Files that are not full, put together in the order they were added while they fit into `file_size`.
-fn bins(files: Vec<Arc<DataFile>>, file_size: u64) -> Vec<Vec<Arc<DataFile>>> {
+pub(crate) fn bins<T>(files: Vec<T>, size: impl Fn(&T) -> u64, file_size: u64) -> Vec<Vec<T>> {
     let (mut groups, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for file in files.into_iter().filter(|file| file.bytes < file_size / 100 * FULL) {
-        if bytes + file.bytes > file_size {
+    for file in files.into_iter().filter(|file| size(file) < file_size / 100 * FULL) {
+        if bytes + size(&file) > file_size {
             groups.push(std::mem::take(&mut group));
             bytes = 0;
         }
-        bytes += file.bytes;
+        bytes += size(&file);
         group.push(file);
     }
     groups.push(group);
@@ -161,7 +161,10 @@ mod tests {
 
     fn ids(sizes: &[u64]) -> Vec<Vec<i64>> {
         let files = (0..).zip(sizes).map(|(id, &bytes)| file(id, bytes)).collect();
-        bins(files, 1000).into_iter().map(|group| group.iter().map(|file| file.id).collect()).collect()
+        bins(files, |file| file.bytes, 1000)
+            .into_iter()
+            .map(|group| group.iter().map(|file| file.id).collect())
+            .collect()
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod merge;
 mod syntax;
 
 pub use compact::Compaction;
-pub(super) use compact::FULL;
+pub(super) use compact::{FULL, bins};
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
