@@ -74,6 +74,7 @@ impl Cluster {
             memory: Arc::clone(&memory),
             store: skep_store::Config::default(),
             near: Some(near.clone()),
+            maintenance: skep_coordinator::maintenance::Config::default(),
         })
         .await?;
         let starting = workers.into_iter().map(|(name, data)| {

@@ -16,6 +16,7 @@ pub(crate) struct Config {
     pub(crate) worker: Worker,
     pub(crate) cluster: Cluster,
     pub(crate) store: skep_store::Config,
+    pub(crate) maintenance: skep_coordinator::maintenance::Config,
 }
 
 /// Table `[coordinator]`.

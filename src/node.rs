@@ -97,6 +97,8 @@ pub(crate) struct CoordinatorOptions {
     pub(crate) store: skep_store::Config,
     /// Reads blocks of workers in the same process without a network.
     pub(crate) near: Option<skep_store::local::InProcess>,
+    /// When tables are cared for.
+    pub(crate) maintenance: skep_coordinator::maintenance::Config,
 }
 
 /// A coordinator that serves other nodes. Dropping it stops it.
@@ -107,6 +109,7 @@ pub(crate) struct CoordinatorNode {
     serving: Task<Result<()>>,
     _keeper: Task<()>,
     _beside: Task<()>,
+    _maintenance: Task<()>,
 }
 
 impl CoordinatorNode {
@@ -190,7 +193,16 @@ impl CoordinatorNode {
         let environment = Environment { catalog, runtime, shared_paths, locate, partitions };
         let coordinator = Coordinator::new(skep_coordinator::Config { environment, lanes, members })?;
         let keeper = Keeper::new(namespace, peers, clock).start();
-        Ok(Self { coordinator, held, stop, serving, _keeper: keeper, _beside: beside })
+        let maintenance = coordinator.maintain(options.maintenance);
+        Ok(Self {
+            coordinator,
+            held,
+            stop,
+            serving,
+            _keeper: keeper,
+            _beside: beside,
+            _maintenance: maintenance,
+        })
     }
 
     pub(crate) fn coordinator(&self) -> &Coordinator {
@@ -329,6 +341,7 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
         memory: runtime::memory(memory::budget(own.memory)),
         store: config.store.clone(),
         near: None,
+        maintenance: config.maintenance.clone(),
     })
     .await?;
     let doors = Doors::open(node.coordinator(), flight, http)?;

@@ -17,6 +17,7 @@ use skep_engine::environment::Locate;
 use skep_store::{SKEP_URL, SkepStore};
 
 use crate::lanes::{Lanes, Ran};
+use crate::maintenance::{Activity, Log};
 use crate::session::Session;
 
 /// What a coordinator is made of. `src` builds the parts.
@@ -39,6 +40,10 @@ pub(crate) struct Shared {
     pub(crate) members: Members,
     /// Where the catalog's data path lies.
     pub(crate) root: DataRoot,
+    /// Who is at work.
+    pub(crate) activity: Arc<Activity>,
+    /// What was done for tables that nobody used.
+    pub(crate) maintenance: Log,
     ready: AtomicBool,
     tasks: Mutex<BTreeMap<NodeId, u64>>,
 }
@@ -66,6 +71,8 @@ impl Coordinator {
             lanes,
             members,
             root,
+            activity: Arc::default(),
+            maintenance: Log::default(),
             ready: AtomicBool::new(true),
             tasks: Mutex::default(),
         })))

@@ -56,6 +56,7 @@ impl Session {
     /// [`Kind::NotFound`](skep_common::Kind::NotFound) and [`Kind::AlreadyExists`](skep_common::Kind::AlreadyExists) as
     /// `target` says, [`Kind::Invalid`](skep_common::Kind::Invalid) for columns the table lacks or types that do not cast.
     pub async fn ingest(&self, target: &Target, rows: SendableRecordBatchStream) -> Result<Done> {
+        let _active = self.0.shared.activity.enter();
         let columns = rows.schema();
         if columns.fields().is_empty() {
             return Err(Error::invalid("the rows have no columns"));

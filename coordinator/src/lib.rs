@@ -8,6 +8,7 @@ mod coordinator;
 mod deadline;
 pub mod ingest;
 pub mod lanes;
+pub mod maintenance;
 pub mod session;
 mod statement;
 mod system;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::scalar::ScalarValue;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use skep_common::{QueryId, Result, SessionId};
 use skep_engine::Statement;
@@ -16,6 +17,7 @@ use skep_engine::settings::Settings;
 use crate::coordinator::Shared;
 use crate::deadline::within;
 use crate::lanes::Ran;
+use crate::maintenance::Active;
 use crate::statement::Run;
 use crate::tables;
 use crate::transaction::Open;
@@ -56,6 +58,18 @@ pub struct Rows {
     pub schema: SchemaRef,
     /// The rows, as they come.
     pub stream: SendableRecordBatchStream,
+}
+
+impl Rows {
+    /// The same rows, with somebody at work until they are read or dropped.
+    fn held(self, active: Active) -> Self {
+        let Self { query, schema, stream } = self;
+        let inner = stream.schema();
+        let stream = stream.inspect(move |_| {
+            let _ = &active;
+        });
+        Self { query, schema, stream: Box::pin(RecordBatchStreamAdapter::new(inner, stream)) }
+    }
 }
 
 /// The outcome of a statement without rows, shown as `INSERT 2`.
@@ -158,6 +172,26 @@ impl Session {
     /// As [`Session::describe`], and the kinds of running; a query that fails later, or is not read to its end within
     /// `skep.statement_timeout`, fails in its stream.
     pub fn execute<'a>(
+        &'a self,
+        sql: &'a str,
+        parameters: Vec<ScalarValue>,
+    ) -> BoxFuture<'a, Result<Outcome>> {
+        async move {
+            let active = self.0.shared.activity.enter();
+            match self.execute_with(sql, parameters).await? {
+                Outcome::Rows(rows) => Ok(Outcome::Rows(rows.held(active))),
+                done => Ok(done),
+            }
+        }
+        .boxed()
+    }
+
+    /// As [`Session::execute`], of a statement that is nobody's.
+    pub(crate) fn execute_quietly<'a>(&'a self, sql: &'a str) -> BoxFuture<'a, Result<Outcome>> {
+        self.execute_with(sql, Vec::new())
+    }
+
+    fn execute_with<'a>(
         &'a self,
         sql: &'a str,
         parameters: Vec<ScalarValue>,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, StringArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
@@ -16,6 +16,7 @@ pub(crate) use skep_engine::names::SYSTEM_SCHEMA as SCHEMA;
 /// The names of its tables with their columns.
 pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
     let mut all = skep_engine::planner::history_schemas();
+    all.push(("maintenance", maintenance_schema()));
     all.push(("workers", workers_schema()));
     all
 }
@@ -25,11 +26,47 @@ pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
 /// # Errors
 /// [`Kind::Internal`](skep_common::Kind::Internal) if a table does not fit its schema.
 pub(crate) fn tables(shared: &Shared) -> Result<Vec<(String, Arc<dyn TableProvider>)>> {
-    let schema = workers_schema();
-    let table = workers(shared, &schema)
-        .and_then(|batch| MemTable::try_new(schema, vec![vec![batch]]))
-        .map_err(|e| Error::internal("system.workers does not fit its schema").source(e))?;
-    Ok(vec![("workers".to_owned(), Arc::new(table) as Arc<dyn TableProvider>)])
+    type Named = (String, Arc<dyn TableProvider>);
+    let table =
+        |name: &str, schema: SchemaRef, batch: datafusion::error::Result<RecordBatch>| -> Result<Named> {
+            let table = batch.and_then(|batch| MemTable::try_new(schema, vec![vec![batch]]));
+            let table = table
+                .map_err(|e| Error::internal(format!("system.{name} does not fit its schema")).source(e))?;
+            Ok((name.to_owned(), Arc::new(table)))
+        };
+    let (done, there) = (maintenance_schema(), workers_schema());
+    Ok(vec![
+        table("maintenance", Arc::clone(&done), maintenance(shared, &done))?,
+        table("workers", Arc::clone(&there), workers(shared, &there))?,
+    ])
+}
+
+fn maintenance_schema() -> SchemaRef {
+    let zone = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    Arc::new(Schema::new(vec![
+        Field::new("started_at", zone, false),
+        Field::new("statement", DataType::Utf8, false),
+        Field::new("took_ms", DataType::Int64, false),
+        Field::new("count", DataType::UInt64, true),
+        Field::new("error", DataType::Utf8, true),
+    ]))
+}
+
+fn maintenance(shared: &Shared, schema: &SchemaRef) -> datafusion::error::Result<RecordBatch> {
+    let all = shared.maintenance.entries();
+    let started = all.iter().map(|entry| entry.started.timestamp_micros());
+    let took = all.iter().map(|entry| i64::try_from(entry.took.as_millis()).unwrap_or(i64::MAX));
+    let batch = RecordBatch::try_new(
+        Arc::clone(schema),
+        vec![
+            Arc::new(TimestampMicrosecondArray::from_iter_values(started).with_timezone("UTC")),
+            Arc::new(StringArray::from_iter_values(all.iter().map(|entry| &entry.statement))),
+            Arc::new(Int64Array::from_iter_values(took)),
+            Arc::new(all.iter().map(|entry| entry.count).collect::<UInt64Array>()),
+            Arc::new(all.iter().map(|entry| entry.error.as_deref()).collect::<StringArray>()),
+        ],
+    )?;
+    Ok(batch)
 }
 
 fn workers_schema() -> SchemaRef {

@@ -16,6 +16,7 @@ use skep_catalog::{Snapshot, Transaction};
 use skep_common::{Error, Kind, Result, task};
 
 use crate::coordinator::Shared;
+use crate::maintenance::Active;
 use crate::session::{Inner, Outcome, Session};
 use crate::statement::{Pending, Run};
 
@@ -26,6 +27,8 @@ pub(crate) struct Open {
     pub(crate) read_only: bool,
     /// What it loaded.
     pub(crate) loads: Arc<Pending>,
+    /// Maintenance waits for its end: what it did could come between.
+    pub(crate) active: Arc<Active>,
 }
 
 impl Session {
@@ -51,7 +54,8 @@ impl Run {
                     Error::invalid("a transaction is open already").hint("COMMIT or ROLLBACK it first")
                 );
             }
-            *open = Some(Open { transaction, read_only, loads: Arc::default() });
+            let active = Arc::new(self.shared.activity.enter());
+            *open = Some(Open { transaction, read_only, loads: Arc::default(), active });
         }
         Ok(self.done("BEGIN", None))
     }
@@ -97,13 +101,13 @@ impl Run {
 /// Takes the transaction out of its session. `None` if it is read by nobody and changed nothing.
 fn end(session: &Inner) -> Result<Option<Transaction>> {
     let mut slot = session.open.lock();
-    let Some(Open { transaction, read_only, loads }) = slot.take() else {
+    let Some(Open { transaction, read_only, loads, active }) = slot.take() else {
         return Err(Error::invalid("no transaction is open").hint("BEGIN starts one"));
     };
     match Arc::try_unwrap(transaction) {
         Ok(transaction) => Ok((!transaction.is_empty()).then_some(transaction)),
         Err(transaction) => {
-            *slot = Some(Open { transaction, read_only, loads });
+            *slot = Some(Open { transaction, read_only, loads, active });
             Err(Error::conflict("another statement of the transaction is running")
                 .hint("wait until it is done, or cancel it, and try again"))
         }

@@ -1,6 +1,7 @@
 //! EXPIRE SNAPSHOTS and VACUUM: what is on the disk before and after.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use skep_testkit::client::Client;
 use skep_testkit::duckdb::DuckDb;
@@ -152,8 +153,65 @@ async fn duckdb_sees_the_same_rows_after_optimize() {
     duckdb.run(&format!("{write}INSERT INTO skep.lake.t VALUES (100, 'hundred');")).unwrap();
     let last = "SELECT rowid, name FROM skep.lake.t WHERE id = 100";
     let inserted = duckdb.run(&format!("{attach}{last};")).unwrap();
+    let states = "SELECT DISTINCT state FROM system.column_stats WHERE table_name = 't'";
+    assert_eq!(client.rows(states).await.unwrap(), [["stale"]], "nobody sketched what DuckDB wrote");
     client.update("OPTIMIZE lake.t").await.unwrap();
     client.update("UPDATE lake.t SET name = 'HUNDRED' WHERE id = 100").await.unwrap();
     let changed = duckdb.run(&format!("{attach}{last};")).unwrap();
     assert_eq!(changed, [[inserted[0][0].as_str(), "HUNDRED"]]);
+    client.update("ANALYZE lake.t").await.unwrap();
+    assert_eq!(client.rows(states).await.unwrap(), [["good"]]);
+    let counts =
+        "SELECT column_name, distinct_count FROM system.column_stats WHERE table_name = 't' ORDER BY 1";
+    assert_eq!(client.rows(counts).await.unwrap(), [["id", "29"], ["name", "29"]]);
+}
+
+/// Tables are seen to while nobody is there; the disk shows it, for a question would be a statement.
+#[tokio::test]
+async fn tables_that_nobody_uses_are_put_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, config) = (folder.path().join("data"), folder.path().join("coordinator.toml"));
+    let text = format!(
+        "[coordinator]\ndata = \"{}\"\nstore = \"file\"\nflight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n\
+         listen = \"127.0.0.1:0\"\n[maintenance]\ninterval = \"100ms\"\nidle = \"500ms\"\nsmall_files = 3\n",
+        data.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let server = Server::start(&["coordinator", "--config", config.to_str().unwrap()]).unwrap();
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    client
+        .update("CREATE TABLE lake.left_alone (x INT) TBLPROPERTIES ('skep.maintenance' = 'off')")
+        .await
+        .unwrap();
+    client.update("CREATE TABLE lake.t (x INT)").await.unwrap();
+    let mut other = Client::connect(server.flight()).await.unwrap();
+    other.update("BEGIN").await.unwrap();
+    for x in 0..4 {
+        for table in ["left_alone", "t"] {
+            client.update(&format!("INSERT INTO lake.{table} VALUES ({x})")).await.unwrap();
+        }
+    }
+    let files = data.join("files");
+    assert_eq!(parquet(&files).len(), 8);
+    // While a transaction is open, nothing is done: what was done is asked for when it ends.
+    assert_eq!(client.rows("SELECT count(*) FROM system.maintenance").await.unwrap(), [["0"]]);
+    other.update("ROLLBACK").await.unwrap();
+    let counted = "SELECT table_name, files FROM system.table_health ORDER BY table_name";
+    let done = async {
+        loop {
+            while parquet(&files).len() < 9 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            // A question that comes before the commit sends maintenance away, and it comes back.
+            let counts = client.rows(counted).await.unwrap();
+            assert_eq!(counts[0], ["left_alone", "4"]);
+            if counts[1] == ["t", "1"] {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), done).await.expect("four files become one");
+    let done = client.rows("SELECT DISTINCT statement FROM system.maintenance").await.unwrap();
+    assert_eq!(done, [["OPTIMIZE lake.t"]]);
+    assert_eq!(client.rows("SELECT count(*), sum(x) FROM lake.t").await.unwrap(), [["4", "6"]]);
 }
