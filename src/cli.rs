@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Worker(Role),
     Sql(Sql),
     Demo(Demo),
+    /// Back the catalog up, restore it, check it
+    Admin(Admin),
 }
 
 /// Serve a whole cluster from this process: coordinator, workers, replicated store
@@ -119,4 +121,63 @@ pub(crate) struct Demo {
     /// Where HTTP listens; port 0 picks a free one
     #[arg(long, value_name = "HOST:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], 0)))]
     pub(crate) http: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Admin {
+    #[command(subcommand)]
+    pub(crate) command: AdminCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    Backup(Backup),
+    Restore(Restore),
+    Check(Check),
+}
+
+/// Which catalog
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// The data folder
+    #[arg(long, value_name = "DIR", default_value = "skep-data")]
+    pub(crate) data: PathBuf,
+    /// The catalog's database, if it is not the one that the folder holds or remembers: postgres://... or a file
+    #[arg(long, value_name = "LOCATION", env = "SKEP_CATALOG", hide_env_values = true)]
+    pub(crate) catalog: Option<Location>,
+}
+
+/// Copy the catalog, and the map of blocks, into a new folder, as of one moment
+///
+/// Works while the folder is served. The tables' files are not copied: blocks are replicated, and nothing that the copy
+/// names is deleted before VACUUM.
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// The folder of the copy; it must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+}
+
+/// Bring the catalog of a backup into a folder, or a database, that nobody serves
+///
+/// A copy taken from SQLite can be brought to PostgreSQL, and the other way round: this is how a catalog moves.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// The folder of the copy
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: PathBuf,
+    /// Replace a catalog file that is there; it is kept beside the new one, with .replaced at the end of its name
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Look for broken invariants of the catalog, and say each in a line
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) place: Place,
 }

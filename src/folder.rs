@@ -153,6 +153,26 @@ pub(crate) fn endpoint(path: &Path) -> Option<Endpoint> {
     serde_json::from_str(&text).ok()
 }
 
+/// Where the catalog of `path` is, without opening the folder: `given`, or what it remembers, or its own file.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no data folder and nothing was given.
+pub(crate) fn catalog_of(path: &Path, given: Option<Location>) -> Result<Location> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    let text = std::fs::read_to_string(path.join("skep.json")).map_err(|e| {
+        Error::not_found(format!("'{}' is not a data folder", path.display()))
+            .hint("name it with --data, or the catalog with --catalog")
+            .source(e)
+    })?;
+    let remembered = serde_json::from_str::<Format>(&text).ok().and_then(|format| format.catalog);
+    match remembered {
+        Some(server) => server.parse(),
+        None => Ok(Location::File(path.join(CATALOG))),
+    }
+}
+
 fn check_format(path: &Path, store: Option<StoreKind>, catalog: Option<&Location>) -> Result<Format> {
     let file = path.join("skep.json");
     let server = match catalog {
@@ -200,7 +220,7 @@ fn check_format(path: &Path, store: Option<StoreKind>, catalog: Option<&Location
 }
 
 /// Replaces `path` by `text` in one step that survives a crash.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
     let temporary = path.with_extension("tmp");
     let write = || {
         let mut file = File::create(&temporary)?;

@@ -4,9 +4,11 @@
 //! skep up            cluster::Cluster: coordinator and workers of one folder in one process
 //! skep coordinator   node::CoordinatorNode                     skep worker   node::WorkerNode
 //! skep sql           repl over a URL, or over a Cluster of its own
+//! skep admin         the catalog of a folder: backup, restore, check
 //! skep demo          a Cluster, and the SQL of demo/flights run through it
 //! ```
 
+mod admin;
 mod cli;
 mod cluster;
 mod config;
@@ -55,6 +57,7 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Worker(args) => node::worker(args).await,
         Command::Sql(args) => sql::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Admin(args) => admin::run(args.command).await,
     }
 }
 

@@ -190,7 +190,8 @@ impl CoordinatorNode {
 
         let lanes = Lanes::new(lanes::Config::default(), nodes, Some(options.url), channels, Codec::new());
         let partitions = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let environment = Environment { catalog, runtime, shared_paths, locate, partitions };
+        let environment =
+            Environment { catalog, runtime, shared_paths, locate, facts: Arc::default(), partitions };
         let coordinator = Coordinator::new(skep_coordinator::Config { environment, lanes, members })?;
         let keeper = Keeper::new(namespace, peers, clock).start();
         let maintenance = coordinator.maintain(options.maintenance);

@@ -43,6 +43,17 @@ impl OpenOptions {
     }
 }
 
+/// The latest state of a catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The id of the latest snapshot.
+    pub snapshot: i64,
+    /// When it was made.
+    pub time: DateTime<Utc>,
+    /// What relative paths start from, as it is written down.
+    pub data_path: String,
+}
+
 /// An open catalog. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Catalog(Arc<Inner>);
@@ -93,6 +104,25 @@ impl Catalog {
             bases: Mutex::default(),
             commits: Mutex::default(),
         })))
+    }
+
+    /// What a database holds, read as it is: no table of ours is brought up to date.
+    ///
+    /// # Errors
+    /// As [`Catalog::open`]; [`Kind::Corrupt`](skep_common::Kind::Corrupt) if there is no snapshot.
+    pub async fn head(db: &MetaDb) -> Result<Head> {
+        verify(db).await?;
+        let row: Option<(i64, String)> = sqlx::query_as(
+            "SELECT snapshot_id, CAST(snapshot_time AS TEXT) FROM ducklake_snapshot ORDER BY snapshot_id DESC LIMIT 1",
+        )
+        .fetch_optional(db.reader())
+        .await
+        .map_err(|e| database_error("cannot read the latest snapshot", e))?;
+        let (snapshot, time) = row.ok_or_else(|| Error::corrupt("the catalog has no snapshot"))?;
+        let time = load::parse_time(&time)
+            .ok_or_else(|| Error::corrupt(format!("snapshot {snapshot} has the time '{time}'")))?;
+        let data_path = metadata(db, "data_path").await?.ok_or_else(|| not_a_catalog(db))?;
+        Ok(Head { snapshot, time, data_path })
     }
 
     /// What all relative paths start from: a URL or an absolute folder, ending in `/`.

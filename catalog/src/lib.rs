@@ -57,7 +57,7 @@ mod unchanged;
 mod widen;
 mod write;
 
-pub use catalog::{Catalog, OpenOptions};
+pub use catalog::{Catalog, Head, OpenOptions};
 pub use column::{
     Column, ELEMENT, KEY, ROW_ID_COLUMN, VALUE, columns_from_arrow, leaves, logical_schema, next_column_id,
     physical_schema, read_schema, row_id_field,

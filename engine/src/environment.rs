@@ -12,6 +12,8 @@ use object_store::path::Path;
 use skep_catalog::Catalog;
 use skep_common::{NodeId, Result};
 
+use crate::scan::FactsCache;
+
 /// Knows which nodes hold a file.
 #[async_trait]
 pub trait Locate: fmt::Debug + Send + Sync {
@@ -44,6 +46,8 @@ pub struct Environment {
     pub shared_paths: Vec<PathBuf>,
     /// Where replicas lie.
     pub locate: Arc<dyn Locate>,
+    /// What was read from the statistics of tables.
+    pub facts: Arc<FactsCache>,
     /// Partitions of a plan on one node, unless the session says otherwise.
     pub partitions: NonZeroUsize,
 }

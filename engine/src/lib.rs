@@ -37,6 +37,6 @@ pub mod write;
 pub use environment::{Environment, Locate, Nowhere};
 pub use placement::{OnCoordinator, Replicas};
 pub use planner::{Edit, NewTable, Planner, ViewSpec, WriteInput, parameters};
-pub use scan::{Reports, ScanReport};
+pub use scan::{FactsCache, Reports, ScanReport};
 pub use settings::{Execution, SettingInfo, Settings};
 pub use sql::{Parsed, Statement, parse, parse_one};

@@ -120,7 +120,7 @@ impl SkepTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Vec<Arc<DataFile>> {
-        let facts = Bounds::new(&self.def, &self.files);
+        let facts = self.environment.facts.of(&self.def, &self.files);
         let mask = keep(session, &self.schema, filters, &facts);
         let kept = self.files.iter().zip(mask).filter(|(_, keep)| *keep).map(|(file, _)| Arc::clone(file));
         let Some(limit) = limit.filter(|_| filters.is_empty()) else { return kept.collect() };

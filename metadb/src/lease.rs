@@ -13,6 +13,9 @@ use skep_common::{Error, Result};
 
 use crate::{MetaDb, WriteTx, database_error};
 
+/// The table of leases.
+pub const LEASES: &str = "skep_lease";
+
 pub(crate) const MIGRATIONS: &[&str] = &["CREATE TABLE skep_lease (
     name TEXT PRIMARY KEY NOT NULL, holder TEXT NOT NULL, epoch INTEGER NOT NULL, expires_us INTEGER NOT NULL)"];
 
@@ -69,7 +72,9 @@ impl MetaDb {
             }
             Some((_, epoch, _)) => epoch + 1,
             None => 1,
-        };
+        }
+        // Greater than what holders had before the database was restored from a backup.
+        .max(now.timestamp_micros());
         sqlx::query(
             "INSERT INTO skep_lease (name, holder, epoch, expires_us) VALUES (?, ?, ?, ?) \
              ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = excluded.epoch, \

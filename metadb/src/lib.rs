@@ -26,6 +26,7 @@ mod lease;
 mod location;
 mod migrate;
 mod open;
+mod transfer;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub use conn::{Conn, Reader};
 pub use dialect::Dialect;
 pub use error::database_error;
-pub use lease::{Lease, Taken};
+pub use lease::{LEASES, Lease, Taken};
 pub use location::Location;
 pub use migrate::MIGRATIONS;
 
@@ -47,6 +48,8 @@ pub use migrate::MIGRATIONS;
 pub struct Options {
     /// Create the file when it is absent. Otherwise its absence is an error. A database of a server must be there.
     pub create: bool,
+    /// Open a file that nobody writes to, and leave it and its folder exactly as they are: a backup.
+    pub immutable: bool,
     /// Readers at a time; more wait. 1 to 64.
     pub readers: u32,
     /// How long a statement waits for a lock another process holds.
@@ -59,6 +62,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             create: true,
+            immutable: false,
             readers: 8,
             busy_timeout: Duration::from_secs(5),
             wait_timeout: Duration::from_secs(60),

@@ -8,6 +8,8 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use skep_common::{Error, Result};
 use url::Url;
 
+use crate::Options;
+
 /// The file or server that holds the metadata.
 ///
 /// Reads from text: `postgres://user@host:5432/database` and `postgresql://...` are a server, `sqlite:/path` and every
@@ -41,7 +43,7 @@ impl Location {
     }
 
     /// What the driver connects to.
-    pub(crate) fn driver_url(&self, create: bool) -> Result<Url> {
+    pub(crate) fn driver_url(&self, options: &Options) -> Result<Url> {
         let path = match self {
             Self::Postgres(url) => return Ok(url.clone()),
             Self::File(path) => path,
@@ -50,7 +52,11 @@ impl Location {
             || Error::invalid(format!("the path '{}' of the database is not usable", path.display()));
         let path = std::path::absolute(path).map_err(|e| unusable().source(e))?;
         let text = path.to_str().ok_or_else(|| unusable().hint("name it in UTF-8"))?;
-        let mode = if create { "rwc" } else { "rw" };
+        let mode = match (options.immutable, options.create) {
+            (true, _) => "ro&immutable=true",
+            (false, true) => "rwc",
+            (false, false) => "rw",
+        };
         let text = format!("sqlite://{}?mode={mode}", utf8_percent_encode(text, OF_PATH));
         text.parse().map_err(|e| unusable().source(e))
     }
@@ -158,7 +164,7 @@ mod tests {
     fn odd_names_of_files_stay_whole() {
         let location = Location::from(Path::new("/a b/50%?#x.sqlite"));
         assert_eq!(
-            location.driver_url(true).unwrap().as_str(),
+            location.driver_url(&Options::default()).unwrap().as_str(),
             "sqlite:///a%20b/50%25%3F%23x.sqlite?mode=rwc"
         );
     }

@@ -20,7 +20,7 @@ pub(crate) async fn open(location: Location, options: Options) -> Result<MetaDb>
     let context = || format!("cannot open the metadata database '{location}'");
     if let Some(path) = location.file() {
         let there = path.try_exists().map_err(|e| Error::invalid(context()).source(e))?;
-        if !there && !options.create {
+        if !there && (!options.create || options.immutable) {
             return Err(Error::not_found(format!("the database file '{location}' does not exist")));
         }
     }
@@ -28,7 +28,7 @@ pub(crate) async fn open(location: Location, options: Options) -> Result<MetaDb>
         Location::File(_) => Dialect::Sqlite,
         Location::Postgres(_) => Dialect::Postgres,
     };
-    let url = location.driver_url(options.create)?;
+    let url = location.driver_url(&options)?;
     let connect = AnyConnectOptions::from_url(&url).map_err(|e| database_error(context(), e))?;
     probe(&connect, dialect, &options).await.map_err(|e| database_error(context(), e))?;
     let writer = pool(dialect, 1, &options, false);
@@ -95,6 +95,7 @@ fn pool(dialect: Dialect, connections: u32, options: &Options, read_only: bool) 
 fn setup(dialect: Dialect, options: &Options, read_only: bool) -> String {
     let busy = options.busy_timeout.as_millis();
     match dialect {
+        Dialect::Sqlite if options.immutable => "PRAGMA query_only = ON".to_owned(),
         Dialect::Sqlite => {
             let read_only = if read_only { "PRAGMA query_only = ON;" } else { "" };
             format!(

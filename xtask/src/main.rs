@@ -31,6 +31,7 @@ usage: cargo xtask COMMAND
   slow             every test with larger limits, then TPC-H SF 1; prints the commit and the figures
   tpch [--sf N]    TPC-H over three worker processes, compared with DuckDB and plain DataFusion
   bench [--save]   fixed queries; compares with the saved baseline
+  bench catalog    planning on a table of 100,000 files, commits of 1,000; memory
 ";
 
 fn main() -> ExitCode {

@@ -37,9 +37,14 @@ pub(crate) fn slow() -> Outcome {
 
 /// TPC-H over worker processes; `arguments` go to the program that measures.
 pub(crate) fn tpch(arguments: &[String]) -> Outcome {
+    measure("tpch", arguments)
+}
+
+/// Runs a program that measures.
+fn measure(program: &str, arguments: &[String]) -> Outcome {
     build()?;
     println!("commit {}", commit());
-    let mut command = Command::new(target()?.join("debug").join("tpch"));
+    let mut command = Command::new(target()?.join("debug").join(program));
     command.args(arguments);
     if let Some(venv) = crate::services::installed()? {
         venv.set(&mut command);
@@ -49,6 +54,11 @@ pub(crate) fn tpch(arguments: &[String]) -> Outcome {
 
 /// The same, small and repeated, against a saved baseline.
 pub(crate) fn bench(arguments: &[String]) -> Outcome {
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "catalog"
+    {
+        return measure("catalog_bench", rest);
+    }
     let baseline = target()?.join("bench.csv");
     let save = arguments.iter().any(|argument| argument == "--save");
     let mut all: Vec<String> = ["--sf", "0.1", "--repeat", "3"].map(str::to_owned).to_vec();

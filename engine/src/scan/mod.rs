@@ -14,6 +14,7 @@
 
 mod bounds;
 mod derive;
+mod facts;
 mod groups;
 mod keep;
 mod layout;
@@ -23,6 +24,7 @@ mod target;
 mod whole;
 
 pub(crate) use bounds::Bounds;
+pub use facts::FactsCache;
 pub(crate) use groups::groups;
 pub(crate) use keep::{FileFacts, keep};
 pub(crate) use layout::Layout;

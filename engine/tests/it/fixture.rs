@@ -46,6 +46,7 @@ impl Fixture {
             runtime: Arc::new(RuntimeEnv::default()),
             shared_paths: vec![folder.path().join("data")],
             locate: Arc::new(Nowhere),
+            facts: Arc::default(),
             partitions: NonZeroUsize::new(3).unwrap(),
         };
         Self { folder, environment: Arc::new(environment), settings: Settings::default() }

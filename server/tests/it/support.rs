@@ -81,6 +81,7 @@ pub(crate) async fn coordinator() -> (Coordinator, TempDir) {
         runtime: Arc::default(),
         shared_paths: vec![data],
         locate: Arc::new(Nowhere),
+        facts: Arc::default(),
         partitions: NonZeroUsize::new(2).unwrap(),
     };
     let members = Members::new(skep_cluster::membership::Config::default(), clock::system());

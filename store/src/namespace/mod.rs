@@ -73,7 +73,7 @@ impl Namespace {
     ) -> Result<Self> {
         config.validate()?;
         let db = MetaDb::open(location, skep_metadb::Options::default()).await?;
-        db.migrate("blocks", schema::STEPS).await?;
+        Self::prepare(&db).await?;
         let mut tx = db.begin().await?;
         sqlx::query("INSERT INTO skep_store (key, value) VALUES ('store', ?) ON CONFLICT DO NOTHING")
             .bind(BlockId::generate().to_string())
@@ -99,6 +99,20 @@ impl Namespace {
             clock,
             lease: OnceLock::new(),
         })))
+    }
+
+    /// Brings the tables of the namespace into a database.
+    ///
+    /// # Errors
+    /// Those of [`MetaDb::migrate`].
+    pub async fn prepare(db: &MetaDb) -> Result<()> {
+        db.migrate("blocks", schema::STEPS).await
+    }
+
+    /// The names of its tables.
+    pub fn tables() -> impl Iterator<Item = &'static str> {
+        let after = |text: &'static str| text.split(' ').next();
+        schema::STEPS.iter().flat_map(|step| step.split("CREATE TABLE ").skip(1)).filter_map(after)
     }
 
     /// From here on nothing is written unless `lease` is still the latest of its name. The first call counts.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test helper that panics is a test that fails")]
 
 mod adbc;
+mod admin;
 mod ballista_spike;
 mod care;
 mod changes;
