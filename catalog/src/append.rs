@@ -301,7 +301,7 @@ impl Writer<'_> {
         Ok(row.0 == 0)
     }
 
-    /// Ends files of table `id`.
+    /// Ends files of table `id`, and the delete files over them.
     pub(crate) async fn remove_files(
         &mut self,
         base: &Snapshot,
@@ -315,7 +315,8 @@ impl Writer<'_> {
                 "UPDATE ducklake_data_file SET end_snapshot = ?1 \
                  WHERE data_file_id = ?2 AND table_id = ?3 AND end_snapshot IS NULL AND begin_snapshot <= ?4 \
                  AND NOT EXISTS (SELECT 1 FROM ducklake_delete_file d \
-                   WHERE d.table_id = ?3 AND d.data_file_id = ?2 AND d.end_snapshot IS NULL)",
+                   WHERE d.table_id = ?3 AND d.data_file_id = ?2 AND d.end_snapshot IS NULL \
+                   AND (d.begin_snapshot > ?4 OR d.partial_max > ?4))",
             )
             .bind(self.snapshot)
             .bind(file)
@@ -330,6 +331,16 @@ impl Writer<'_> {
                 ))
                 .hint("run the statement again"));
             }
+            sqlx::query(
+                "UPDATE ducklake_delete_file SET end_snapshot = ?1 \
+                 WHERE data_file_id = ?2 AND table_id = ?3 AND end_snapshot IS NULL",
+            )
+            .bind(self.snapshot)
+            .bind(file)
+            .bind(id)
+            .execute(self.tx.conn())
+            .await
+            .map_err(|e| database_error(doing(), e))?;
         }
         Ok(())
     }

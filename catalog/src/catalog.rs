@@ -199,7 +199,7 @@ impl Catalog {
     /// # Errors
     /// [`Kind::NotFound`](skep_common::Kind::NotFound) if the snapshot has no such table.
     /// [`Kind::Unsupported`](skep_common::Kind::Unsupported) if another engine left rows in it that files alone do
-    /// not tell: delete files, inlined rows, encrypted files.
+    /// not tell: inlined rows, encrypted files.
     pub async fn files(&self, snapshot: &Snapshot, table: i64) -> Result<Arc<Vec<Arc<DataFile>>>> {
         files::list(self.db(), &self.0.files, snapshot, table).await
     }

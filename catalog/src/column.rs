@@ -52,7 +52,9 @@ pub const KEY: &str = "key";
 pub const VALUE: &str = "value";
 /// The column of files, not of tables, in which rows that were moved from another file keep their row ids.
 pub const ROW_ID_COLUMN: &str = "_ducklake_internal_row_id";
-/// Its field id, which the specification gives.
+/// The snapshot that added a row, or deleted it, in files whose rows are of several snapshots.
+pub const SNAPSHOT_COLUMN: &str = "_ducklake_internal_snapshot_id";
+/// The field id of [`ROW_ID_COLUMN`], which the specification gives.
 const ROW_ID_FIELD: i32 = 2_147_483_540;
 /// The Arrow extension type of 16 bytes that are a uuid.
 const UUID_EXTENSION: &str = "arrow.uuid";

@@ -12,7 +12,7 @@ use skep_metadb::{MetaDb, database_error};
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, FromRow, Row};
 
-use crate::model::{ColumnStats, DataFile, FILE_PREFIX, Snapshot, TableDef};
+use crate::model::{ColumnStats, DataFile, DeleteFile, FILE_PREFIX, Snapshot, TableDef};
 
 /// Files over all remembered lists; a file with statistics of 20 columns takes about 4 KiB.
 const FILES_MAX: usize = 100_000;
@@ -26,10 +26,11 @@ struct Lists {
     uses: u64,
 }
 
+/// The files of a table in a snapshot.
 #[derive(Debug, Clone)]
-struct List {
+pub(crate) struct List {
     snapshot: i64,
-    files: Arc<Vec<Arc<DataFile>>>,
+    pub(crate) files: Arc<Vec<Arc<DataFile>>>,
     used: u64,
 }
 
@@ -101,19 +102,44 @@ async fn committed(
     table.supported()?;
     let known = cache.get(id);
     if let Some(list) = known.as_ref().filter(|list| list.snapshot == snapshot.id) {
-        return Ok(Arc::clone(&list.files));
+        let files = Arc::clone(&list.files);
+        if !files.iter().any(|file| file.hides()) {
+            return Ok(files);
+        }
+        // A later deletion replaces the delete file of an earlier one, which may be gone by now.
+        return Ok(settle(files, read_deletes(db, snapshot.id, table).await?, snapshot.id));
     }
-    check_hidden_rows(db, snapshot.id, table).await?;
-    let brought = match known.filter(|list| list.snapshot < snapshot.id) {
-        Some(list) => bring_forward(db, snapshot.id, table, list).await?,
+    let files = read(db, snapshot.id, table, known).await?;
+    cache.put(id, snapshot.id, Arc::clone(&files));
+    Ok(files)
+}
+
+/// The files of `table` in snapshot `id`, from `known` if that is a list of an earlier one. Nothing is remembered.
+async fn read(
+    db: &MetaDb,
+    id: i64,
+    table: &TableDef,
+    known: Option<List>,
+) -> Result<Arc<Vec<Arc<DataFile>>>> {
+    check_inlined_rows(db, id, table).await?;
+    let brought = match known.filter(|list| list.snapshot < id) {
+        Some(list) => bring_forward(db, id, table, list).await?,
         None => None,
     };
     let files = match brought {
         Some(files) => files,
-        None => Arc::new(read_added(db, snapshot.id, table, -1).await?),
+        None => Arc::new(read_added(db, id, table, -1).await?),
     };
-    cache.put(id, snapshot.id, Arc::clone(&files));
-    Ok(files)
+    Ok(settle(files, read_deletes(db, id, table).await?, id))
+}
+
+/// The list of `table` in snapshot `id`, after `known` if that is of an earlier one.
+pub(crate) async fn follow(db: &MetaDb, id: i64, table: &TableDef, known: Option<List>) -> Result<List> {
+    let files = match known {
+        Some(list) if list.snapshot == id => list.files,
+        known => read(db, id, table, known).await?,
+    };
+    Ok(List { snapshot: id, files, used: 0 })
 }
 
 /// The list as of snapshot `id`. `None` if it does not add up to what the snapshot says: another engine's compaction
@@ -208,7 +234,7 @@ async fn read_added(db: &MetaDb, id: i64, table: &TableDef, since: i64) -> Resul
         read_partitions(db, table.id, between).await.map_err(|e| database_error(doing(table), e))?;
     let mut files = Vec::with_capacity(rows.len());
     for row in rows {
-        check_file(table, &row, id)?;
+        check_file(table, &row)?;
         let relative = row.path_is_relative != Some(0);
         files.push(Arc::new(DataFile {
             id: row.data_file_id,
@@ -223,6 +249,10 @@ async fn read_added(db: &MetaDb, id: i64, table: &TableDef, since: i64) -> Resul
             partition: parts.remove(&row.data_file_id).unwrap_or_default(),
             partition_id: row.partition_id,
             stats: stats.remove(&row.data_file_id).unwrap_or_default(),
+            deletes: None,
+            last: row.partial_max,
+            until: None,
+            names: Arc::default(),
         }));
     }
     Ok(files)
@@ -294,7 +324,7 @@ fn refuse(table: &TableDef, why: &str) -> Error {
     )
 }
 
-fn check_file(table: &TableDef, row: &FileRow, snapshot: i64) -> Result<()> {
+fn check_file(table: &TableDef, row: &FileRow) -> Result<()> {
     if row.encryption_key.is_some() {
         return Err(refuse(table, "has encrypted files, which skep does not read"));
     }
@@ -303,9 +333,6 @@ fn check_file(table: &TableDef, row: &FileRow, snapshot: i64) -> Result<()> {
     }
     if row.mapping_id.is_some() {
         return Err(refuse(table, "has files without field ids, which skep does not read"));
-    }
-    if row.partial_max.is_some_and(|max| max > snapshot) {
-        return Err(refuse(table, "has files whose rows belong to several snapshots, later ones among them"));
     }
     let name = row.path.rsplit('/').next().unwrap_or_default();
     let misnamed = |(begin, end): &(i64, Option<i64>)| {
@@ -317,21 +344,96 @@ fn check_file(table: &TableDef, row: &FileRow, snapshot: i64) -> Result<()> {
     Ok(())
 }
 
-/// Refuses tables of which files alone do not tell the rows.
-async fn check_hidden_rows(db: &MetaDb, snapshot: i64, table: &TableDef) -> Result<()> {
-    let doing = || format!("cannot check table '{}.{}'", table.schema_name, table.name);
-    let deletes: Option<(i64,)> = sqlx::query_as(
-        "SELECT 1 FROM ducklake_delete_file WHERE table_id = ?1 AND begin_snapshot <= ?2 \
-         AND (end_snapshot IS NULL OR end_snapshot > ?2) LIMIT 1",
+/// `files` with what of their rows is there in `snapshot`.
+fn settle(
+    files: Arc<Vec<Arc<DataFile>>>,
+    mut deletes: HashMap<i64, DeleteFile>,
+    snapshot: i64,
+) -> Arc<Vec<Arc<DataFile>>> {
+    let until = |file: &DataFile| file.last.filter(|last| *last > snapshot).map(|_| snapshot);
+    let settled =
+        |file: &Arc<DataFile>| file.deletes.as_ref() == deletes.get(&file.id) && file.until == until(file);
+    if files.iter().all(settled) {
+        return files;
+    }
+    let files = files.iter().map(|file| {
+        let (deletes, until) = (deletes.remove(&file.id), until(file));
+        if (&file.deletes, file.until) == (&deletes, until) {
+            return Arc::clone(file);
+        }
+        Arc::new(DataFile { deletes, until, ..DataFile::clone(file) })
+    });
+    Arc::new(files.collect())
+}
+
+struct DeleteRow {
+    data_file_id: i64,
+    path: String,
+    path_is_relative: Option<i64>,
+    format: Option<String>,
+    delete_count: i64,
+    file_size_bytes: i64,
+    encryption_key: Option<String>,
+    partial_max: Option<i64>,
+}
+
+impl<'r> FromRow<'r, AnyRow> for DeleteRow {
+    fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            data_file_id: row.try_get("data_file_id")?,
+            path: row.try_get("path")?,
+            path_is_relative: row.try_get("path_is_relative")?,
+            format: row.try_get("format")?,
+            delete_count: row.try_get("delete_count")?,
+            file_size_bytes: row.try_get("file_size_bytes")?,
+            encryption_key: row.try_get("encryption_key")?,
+            partial_max: row.try_get("partial_max")?,
+        })
+    }
+}
+
+/// The delete files of `table` in snapshot `id`, by data file. They are few, and change in place: they are read anew.
+async fn read_deletes(db: &MetaDb, id: i64, table: &TableDef) -> Result<HashMap<i64, DeleteFile>> {
+    let rows: Vec<DeleteRow> = sqlx::query_as(
+        "SELECT data_file_id, path, CAST(path_is_relative AS INTEGER) AS path_is_relative, format, delete_count, \
+         file_size_bytes, encryption_key, partial_max FROM ducklake_delete_file \
+         WHERE table_id = ?1 AND begin_snapshot <= ?2 AND (end_snapshot IS NULL OR end_snapshot > ?2)",
     )
     .bind(table.id)
-    .bind(snapshot)
-    .fetch_optional(db.reader())
+    .bind(id)
+    .fetch_all(db.reader())
     .await
-    .map_err(|e| database_error(doing(), e))?;
-    if deletes.is_some() {
-        return Err(refuse(table, "has rows deleted by delete files, which skep does not read"));
+    .map_err(|e| database_error(doing(table), e))?;
+    let mut deletes = HashMap::with_capacity(rows.len());
+    for row in rows {
+        if row.encryption_key.is_some() {
+            return Err(refuse(table, "has encrypted delete files, which skep does not read"));
+        }
+        if row.format.as_deref().is_some_and(|format| !format.eq_ignore_ascii_case("parquet")) {
+            return Err(refuse(table, "has delete files that are not Parquet"));
+        }
+        let relative = row.path_is_relative != Some(0);
+        let file = DeleteFile {
+            path: if relative { format!("{}{}", table.path, row.path) } else { row.path },
+            absolute: !relative || table.absolute,
+            bytes: unsigned(row.file_size_bytes),
+            rows: unsigned(row.delete_count),
+            until: row.partial_max.filter(|last| *last > id).map(|_| id),
+        };
+        if deletes.insert(row.data_file_id, file).is_some() {
+            return Err(Error::corrupt(format!(
+                "file {} of table '{}.{}' has two delete files in snapshot {id}",
+                row.data_file_id, table.schema_name, table.name
+            ))
+            .hint("have the engine that deleted the rows rewrite the table"));
+        }
     }
+    Ok(deletes)
+}
+
+/// Refuses tables of which files alone do not tell the rows.
+async fn check_inlined_rows(db: &MetaDb, snapshot: i64, table: &TableDef) -> Result<()> {
+    let doing = || format!("cannot check table '{}.{}'", table.schema_name, table.name);
     let tables = db.tables().await?;
     let inlined: Vec<(String,)> =
         sqlx::query_as("SELECT table_name FROM ducklake_inlined_data_tables WHERE table_id = ?")

@@ -21,8 +21,8 @@
 //! - Conflicts are decided by the changes that other commits made since the base, see [`conflict`].
 //!
 //! # Never here
-//! Delete files and inlined data are not written, and tables that have them are refused; files are not opened; nothing
-//! is planned or executed.
+//! Delete files and inlined data are not written; tables with inlined data are refused. Files are not opened; nothing is
+//! planned or executed.
 //!
 //! # Source
 //! The DuckLake specification, version 1.0, <https://ducklake.select/docs/stable/specification/introduction>.
@@ -59,8 +59,8 @@ mod write;
 
 pub use catalog::{Catalog, Head, OpenOptions};
 pub use column::{
-    Column, ELEMENT, KEY, ROW_ID_COLUMN, VALUE, columns_from_arrow, leaves, logical_schema, next_column_id,
-    physical_schema, read_schema, row_id_field,
+    Column, ELEMENT, KEY, ROW_ID_COLUMN, SNAPSHOT_COLUMN, VALUE, columns_from_arrow, leaves, logical_schema,
+    next_column_id, physical_schema, read_schema, row_id_field,
 };
 pub use expire::{Expired, Retention, ScheduledFile};
 pub use footer::{Nans, footer_size, nan_columns, stats_from_parquet, without_bounds};
@@ -68,7 +68,8 @@ pub use history::{FileShape, SnapshotInfo, Tag};
 pub use layout::{BUCKETS_MAX, Check, PartitionKey, Partitioning, SortKey, Transform};
 pub use loads::{FileVersion, ForgetLoads, LedgerEntry, Load, RecordLoads};
 pub use model::{
-    ColumnStats, DIALECT, DataFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot, TableDef, ViewDef,
+    ColumnStats, DIALECT, DataFile, DeleteFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot,
+    TableDef, ViewDef,
 };
 pub use save::Saved;
 pub use sketch::{ColumnSketch, Distinct, RecordSketches, Sketch};

@@ -1,7 +1,7 @@
 //! What a snapshot holds: schemas, tables, views, files. Plain data, cheap to share.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
@@ -238,11 +238,35 @@ impl TableDef {
     pub fn forgot_name(&self, column: &Column, file: &DataFile) -> bool {
         let mut spans = self.past.iter().filter(|past| past.column == column.id);
         let covers = |past: &Past| past.begin <= file.begin && past.end.is_none_or(|end| file.begin < end);
-        file.id >= 0 && !file.is_ours() && self.name_in(column, file).is_some() && !spans.any(covers)
+        file.names.get().is_none()
+            && file.id >= 0
+            && !file.is_ours()
+            && self.name_in(column, file).is_some()
+            && !spans.any(covers)
+    }
+
+    /// Whether the names of columns in `file` are not known before the file itself is asked, see [`DataFile::names`].
+    ///
+    /// An engine that rewrites files keeps the names that the files before it had, whatever the columns are called by then.
+    pub fn asks_file(&self, file: &DataFile) -> bool {
+        if file.id < 0 || file.is_ours() || file.row_id_start.is_some() || file.names.get().is_some() {
+            return false;
+        }
+        let first = self.past.iter().map(|past| past.begin).min();
+        self.columns.iter().any(|column| {
+            let mut spans = self.past.iter().filter(|past| past.column == column.id);
+            match (spans.next(), spans.next()) {
+                (Some(only), None) => Some(only.begin) != first || only.name != column.physical,
+                _ => true,
+            }
+        })
     }
 
     /// The name under which `file` has `column`, which is not inside another; `None` if the column came later.
-    pub fn name_in<'a>(&'a self, column: &'a Column, file: &DataFile) -> Option<&'a str> {
+    pub fn name_in<'a>(&'a self, column: &'a Column, file: &'a DataFile) -> Option<&'a str> {
+        if let Some(names) = file.names.get() {
+            return names.get(&column.id).map(String::as_str);
+        }
         let spans = || self.past.iter().filter(|past| past.column == column.id);
         // Every file has statistics of its columns. The snapshot that adds a column may have files without it.
         let since = spans().map(|past| past.begin).min();
@@ -419,11 +443,50 @@ pub struct DataFile {
     pub partition: Vec<Option<String>>,
     /// The partitioning of the table that `partition` is of. Absent for files of no partition, and before the commit.
     pub partition_id: Option<i64>,
-    /// By column id. A column that is absent from the map is not known at all, or came later.
+    /// By column id. A column that is absent from the map is not known at all, or came later. Rows that are not there any
+    /// more, or not yet, count among the others.
     pub stats: HashMap<i64, ColumnStats>,
+    /// Rows of it that are not there any more. Only other engines delete rows so.
+    pub deletes: Option<DeleteFile>,
+    /// The snapshot that added its last rows, if several snapshots added them: another engine put their files together.
+    pub last: Option<i64>,
+    /// Rows that were added after this snapshot are not there yet.
+    pub until: Option<i64>,
+    /// The names of columns in it by id, once somebody looked, see [`TableDef::asks_file`].
+    pub names: Arc<OnceLock<HashMap<i64, String>>>,
+}
+
+/// The positions of the rows of one data file that were deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeleteFile {
+    /// Relative to the data path.
+    pub path: String,
+    /// Whether `path` stands by itself instead.
+    pub absolute: bool,
+    /// Its size.
+    pub bytes: u64,
+    /// Positions in it.
+    pub rows: u64,
+    /// Rows that were deleted after this snapshot are still there.
+    pub until: Option<i64>,
 }
 
 impl DataFile {
+    /// Whether not all of its rows are there.
+    pub fn hides(&self) -> bool {
+        self.deletes.is_some() || self.until.is_some()
+    }
+
+    /// How many of its rows are there. `None` if that is not known before they are read.
+    pub fn live(&self) -> Option<u64> {
+        match &self.deletes {
+            _ if self.until.is_some() => None,
+            None => Some(self.rows),
+            Some(deletes) if deletes.until.is_none() => self.rows.checked_sub(deletes.rows),
+            Some(_) => None,
+        }
+    }
+
     /// Whether this program wrote it: columns have their physical names.
     pub fn is_ours(&self) -> bool {
         self.path.rsplit('/').next().unwrap_or_default().starts_with(FILE_PREFIX)

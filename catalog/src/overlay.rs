@@ -78,6 +78,10 @@ impl Staged {
                 partition: file.partition.clone(),
                 partition_id: table.partitioning.id,
                 stats: file.stats.iter().map(|stats| (stats.column, stats.clone())).collect(),
+                deletes: None,
+                last: None,
+                until: None,
+                names: Arc::default(),
             })
         });
         kept.chain(added).collect()

@@ -22,11 +22,11 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use skep_catalog::{DataFile, Distinct, TableDef};
-use skep_common::{Error, Result};
+use skep_common::Result;
 
 use crate::environment::Environment;
 use crate::placement::{OnCoordinator, Replicas};
-use crate::scan::{Bounds, Layout, Reports, ScanReport, groups, keep};
+use crate::scan::{Bounds, Layout, Reports, ScanReport, groups, keep, numbered};
 use crate::{error, files, types};
 
 /// Bytes after a Parquet footer that are read with it.
@@ -95,22 +95,12 @@ impl SkepTable {
         &self.files
     }
 
-    fn path(&self, file: &DataFile) -> Result<Path> {
-        let wrong = |e: object_store::path::Error| {
-            Error::corrupt(format!("the catalog has the file '{}', which is not a path", file.path)).source(e)
-        };
-        if file.absolute {
-            let (store, path) = files::data_path(&file.path)?;
-            if store != self.store {
-                return Err(Error::unsupported(format!(
-                    "file '{}' is not in the store of the catalog",
-                    file.path
-                )));
-            }
-            return Ok(path);
-        }
-        let below = Path::parse(&file.path).map_err(wrong)?;
-        Ok(self.root.parts().chain(below.parts()).collect())
+    /// The path of a file of the catalog in the store of the table.
+    ///
+    /// # Errors
+    /// As [`files::below`].
+    pub(crate) fn place(&self, absolute: bool, path: &str) -> Result<Path> {
+        files::below(&self.store, &self.root, absolute, path)
     }
 
     /// The files that may hold rows for `filters`; without filters, as many as `limit` rows take.
@@ -127,7 +117,7 @@ impl SkepTable {
         let mut rows = 0;
         kept.take_while(|file| {
             let needed = rows < limit as u64;
-            rows += file.rows;
+            rows += file.live().unwrap_or(0);
             needed
         })
         .collect()
@@ -139,7 +129,8 @@ impl SkepTable {
         files: &[Arc<DataFile>],
         used: &[usize],
     ) -> Result<Vec<PartitionedFile>> {
-        let paths = files.iter().map(|file| self.path(file)).collect::<Result<Vec<_>>>()?;
+        let paths =
+            files.iter().map(|file| self.place(file.absolute, &file.path)).collect::<Result<Vec<_>>>()?;
         let replicas = self.environment.locate.locate(&self.store, &paths).await.unwrap_or_else(|e| {
             tracing::warn!(error = %e.report(), "replicas are not known; tasks go anywhere");
             Vec::new()
@@ -189,6 +180,10 @@ impl SkepTable {
         let schema = Arc::new(self.schema.project(&used).map_err(|e| error::from_datafusion(e.into()))?);
         if kept.is_empty() {
             return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        if kept.iter().any(|file| file.hides()) {
+            let rows = numbered(self, session, &kept, &used).await?;
+            return self.named(rows, &schema, &used);
         }
         let table = TableSchema::builder(Arc::clone(&self.layout.file_schema))
             .with_table_partition_cols(self.layout.numbers(&used))

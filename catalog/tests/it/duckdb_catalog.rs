@@ -76,12 +76,16 @@ async fn files_of_duckdb_and_what_it_hides() {
         }
     }
     let small = snapshot.table("mart", "small").unwrap();
-    let error = catalog.files(&snapshot, small.id).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unsupported, "it has a delete file");
+    let files = catalog.files(&snapshot, small.id).await.unwrap();
+    let deletes = files[0].deletes.as_ref().unwrap();
+    assert!(deletes.path.starts_with("mart/small/ducklake-"), "{}", deletes.path);
+    assert_eq!((deletes.rows, deletes.until, files[0].live()), (8, None, Some(files[0].rows - 8)));
     let before = catalog.snapshot_at(6).await.unwrap();
-    assert_eq!(catalog.files(&before, small.id).await.unwrap().len(), 1);
+    let files = catalog.files(&before, small.id).await.unwrap();
+    assert_eq!((files.len(), files[0].live()), (1, Some(files[0].rows)));
     let partial = catalog.snapshot_at(7).await.unwrap();
-    assert_eq!(catalog.files(&partial, small.id).await.unwrap_err().kind(), Kind::Unsupported);
+    let files = catalog.files(&partial, small.id).await.unwrap();
+    assert_eq!((files[0].deletes.as_ref().unwrap().until, files[0].live()), (Some(7), None));
 }
 
 #[tokio::test]

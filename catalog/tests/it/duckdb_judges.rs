@@ -467,14 +467,37 @@ async fn what_duckdb_hides_from_files_is_refused() {
     let base = lake.snapshot().await;
     let table = lake.table("lake", "t").await;
     one(&duck, "DELETE FROM lake.t WHERE id = 3");
-    let error = lake.catalog.files(&*lake.snapshot().await, table.id).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unsupported);
-    assert!(error.message().contains("delete files") && error.hint_text().is_some());
-    assert_eq!(lake.catalog.files(&base, table.id).await.unwrap().len(), 1, "the past reads");
+    let file = Arc::clone(&lake.catalog.files(&*lake.snapshot().await, table.id).await.unwrap()[0]);
+    let deletes = file.deletes.as_ref().unwrap();
+    assert!(file.hides() && lake.data().join(&deletes.path).exists());
+    assert_eq!((deletes.rows, deletes.until, file.live()), (1, None, Some(9)));
+    let past = lake.catalog.files(&base, table.id).await.unwrap();
+    assert_eq!((past.len(), past[0].live()), (1, Some(10)), "the past reads");
     let file = lake.stage(&table, &rows(10, 12));
     let append = Change::Append { table: table.id, files: vec![file] };
-    let error = lake.commit_on(base, [append]).await.unwrap_err();
+    let error = lake.commit_on(Arc::clone(&base), [append]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict, "{error:?}");
+
+    // Its second deletion takes the place of the first, also for those who look at the time between.
+    let between = lake.snapshot().await;
+    one(&duck, "DELETE FROM lake.t WHERE id IN (4, 5)");
+    let now = lake.snapshot().await;
+    for (snapshot, until, live) in
+        [(&between, Some(between.id), None), (&now, None, Some(7)), (&base, None, Some(10))]
+    {
+        let file = Arc::clone(&lake.catalog.files(snapshot, table.id).await.unwrap()[0]);
+        assert_eq!(file.deletes.as_ref().and_then(|deletes| deletes.until), until);
+        assert_eq!(file.live(), live);
+    }
+    let id = lake.catalog.files(&now, table.id).await.unwrap()[0].id;
+    let remove = || Change::RemoveFiles { table: table.id, files: vec![id] };
+    let error = lake.commit_on(between, [remove()]).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict, "{error:?}");
+    lake.commit_on(Arc::clone(&now), [remove()]).await.unwrap();
+    assert_eq!(one(&duck, "SELECT count(*) FROM lake.t"), "0");
+    let then = format!("SELECT count(*) FROM lake.t AT (VERSION => {})", now.id);
+    assert_eq!(one(&duck, &then), "7");
+    assert_eq!(lake.catalog.check().await.unwrap(), Vec::<String>::new());
 
     one(&duck, "CALL skep.set_option('data_inlining_row_limit', 10)");
     one(&duck, "CREATE TABLE lake.small AS SELECT 1 AS x");

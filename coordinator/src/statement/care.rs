@@ -96,7 +96,7 @@ impl Run {
         compaction: &Compaction,
         group: Vec<Arc<DataFile>>,
     ) -> Result<Vec<NewFile>> {
-        let rows: u64 = group.iter().map(|file| file.rows).sum();
+        let rows = compaction.live(&group)?;
         let plan = compaction.rows(group.iter().map(|file| file.id).collect())?;
         let (root, table) = (&self.shared.root, compaction.table());
         let mut target = WriteTarget::new(&root.store, &root.join(&table.path), table.columns.clone());

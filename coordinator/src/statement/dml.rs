@@ -167,7 +167,7 @@ impl Run {
 
     /// The first pass.
     async fn work(&self, planner: &Planner, edit: &Edit) -> Result<Work> {
-        let files = edit.files().iter().map(|file| (file.id, file.rows));
+        let files = edit.live()?.into_iter();
         let Some(find) = edit.find()? else {
             let all = |(file, deleted)| Found { file, updated: 0, deleted, most: 1 };
             let found: Vec<Found> = if edit.all() { files.clone().map(all).collect() } else { Vec::new() };

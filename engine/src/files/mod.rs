@@ -15,7 +15,7 @@ mod table;
 
 pub(crate) use list::store;
 pub use options::FileOptions;
-pub(crate) use place::{Place, data_path, shown};
+pub(crate) use place::{Place, below, data_path, shown};
 pub use table::Folder;
 pub(crate) use table::{Declared, FileTable, SOURCE, declared};
 

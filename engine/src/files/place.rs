@@ -127,6 +127,25 @@ pub(crate) fn data_path(text: &str) -> Result<(ObjectStoreUrl, Path)> {
     }
 }
 
+/// The path of a file of the catalog in `store`, whose data path is at `root` there.
+///
+/// # Errors
+/// [`Kind::Corrupt`](skep_common::Kind::Corrupt) for what is no path,
+/// [`Kind::Unsupported`](skep_common::Kind::Unsupported) for a file that is in another store.
+pub(crate) fn below(store: &ObjectStoreUrl, root: &Path, absolute: bool, file: &str) -> Result<Path> {
+    if absolute {
+        let (other, path) = data_path(file)?;
+        if other != *store {
+            return Err(Error::unsupported(format!("file '{file}' is not in the store of the catalog")));
+        }
+        return Ok(path);
+    }
+    let below = Path::parse(file).map_err(|e| {
+        Error::corrupt(format!("the catalog has the file '{file}', which is not a path")).source(e)
+    })?;
+    Ok(root.parts().chain(below.parts()).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

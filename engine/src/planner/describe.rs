@@ -65,7 +65,7 @@ impl Planner {
                 && file.partition.len() == table.partitioning.keys.len();
             let values = if of_today { partition_text(table, &file.partition) } else { String::new() };
             let sums = found.entry((!of_today, values)).or_default();
-            for (sum, more) in sums.iter_mut().zip([1, file.rows, file.bytes]) {
+            for (sum, more) in sums.iter_mut().zip([1, file.live().unwrap_or(file.rows), file.bytes]) {
                 *sum += more;
             }
         }

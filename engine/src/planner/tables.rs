@@ -12,7 +12,7 @@ use super::{Planner, history, information, view};
 use crate::files::{FileOptions, FileTable, Place, declared};
 use crate::sql::Name;
 use crate::table::SkepTable;
-use crate::{files, names};
+use crate::{files, names, scan};
 
 /// Views over views that are followed.
 const VIEW_DEPTH_MAX: usize = 32;
@@ -109,6 +109,7 @@ pub(super) async fn external(planner: &Planner, def: &Arc<TableDef>) -> Result<F
 pub(super) async fn own(planner: &Planner, def: &Arc<TableDef>) -> Result<SkepTable> {
     let environment = &planner.environment;
     let files = environment.catalog.files(&planner.snapshot, def.id).await?;
+    scan::ask(environment, def, &files).await?;
     let table =
         SkepTable::new(Arc::clone(def), files, Arc::clone(environment), planner.settings.view_types())?;
     Ok(table.with_distinct(environment.catalog.distinct(def.id).await?))

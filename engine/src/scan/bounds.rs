@@ -74,7 +74,8 @@ impl<'a> Bounds<'a> {
                 statistics.column_statistics[at] = self.column(column, field.data_type());
             }
         }
-        statistics
+        // They are those of the rows in the files.
+        if self.files.iter().any(|file| file.hides()) { statistics.to_inexact() } else { statistics }
     }
 
     fn column(&self, column: &Column, ty: &datafusion::arrow::datatypes::DataType) -> ColumnStatistics {

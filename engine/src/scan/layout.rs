@@ -57,7 +57,8 @@ impl Layout {
     pub(crate) fn new(def: &TableDef, files: &[Arc<DataFile>], read: &SchemaRef) -> Result<Self> {
         let mut fields: Vec<FieldRef> = read.fields().iter().cloned().collect();
         let mut chosen = BTreeMap::new();
-        let first = files.iter().map(|file| if file.id < 0 { i64::MIN } else { file.begin }).min();
+        let known = |file: &DataFile| file.id >= 0 && file.names.get().is_none();
+        let first = files.iter().map(|file| if known(file) { file.begin } else { i64::MIN }).min();
         for (at, column) in def.columns.iter().enumerate() {
             whole_maps(def, column, files)?;
             if first.is_none_or(|first| def.steady(column, first)) {
@@ -230,7 +231,7 @@ fn forgotten(def: &TableDef, column: &Column) -> Error {
 }
 
 /// The names that `column` has in `files` if it does not have its own in all, and whether some lack it.
-fn names<'a>(def: &'a TableDef, column: &'a Column, files: &[Arc<DataFile>]) -> (Vec<&'a str>, bool) {
+fn names<'a>(def: &'a TableDef, column: &'a Column, files: &'a [Arc<DataFile>]) -> (Vec<&'a str>, bool) {
     let (mut names, mut absent): (Vec<&str>, bool) = (Vec::new(), false);
     for file in files {
         match def.name_in(column, file) {

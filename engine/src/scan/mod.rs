@@ -6,16 +6,19 @@
 //!                  ScanReport, for EXPLAIN
 //! ```
 //!
-//! A statement that changes rows reads its table by a scan of its own, see [`rows`].
+//! A statement that changes rows reads its table by a scan of its own, see [`rows`]; so does every statement where rows of
+//! files are [hidden].
 //!
 //! # Invariants
 //! - A file is left out only if its statistics prove that no row of it matches.
 //! - The statistics of a scan are those of the files it keeps; what is a bound and not a value is `Inexact`.
 
+mod asked;
 mod bounds;
 mod derive;
 mod facts;
 mod groups;
+mod hidden;
 mod keep;
 mod layout;
 mod report;
@@ -23,6 +26,7 @@ mod rows;
 mod target;
 mod whole;
 
+pub(crate) use asked::ask;
 pub(crate) use bounds::Bounds;
 pub use facts::FactsCache;
 pub(crate) use groups::groups;
@@ -31,4 +35,4 @@ pub(crate) use layout::Layout;
 pub(crate) use report::Fresh;
 pub use report::{Reports, ScanReport};
 pub(crate) use rows::{FILE, POSITION, ROW_ID, RowsCodec};
-pub(crate) use target::TargetTable;
+pub(crate) use target::{TargetTable, numbered};

@@ -22,9 +22,10 @@ use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
-use skep_catalog::{DataFile, ROW_ID_COLUMN};
+use skep_catalog::{DataFile, ROW_ID_COLUMN, SNAPSHOT_COLUMN};
 use skep_common::{Error, Result};
 
+use super::hidden::Hidden;
 use super::rows::{FILE, FIRST, ROWS, RowsExec, fields};
 use super::whole::WholeFiles;
 use super::{Bounds, groups};
@@ -93,63 +94,13 @@ impl TargetTable {
         if kept.is_empty() {
             return Ok(Arc::new(EmptyExec::new(Arc::new(schema))));
         }
-        let numbered = wanted.iter().any(|&at| at > self.columns());
-        let mut scan = self.scan_files(session, &kept, &own, numbered).await?;
-        if numbered {
-            scan = Arc::new(RowsExec::new(scan).map_err(error::from_datafusion)?);
-        }
+        let in_place = wanted.iter().any(|&at| at > self.columns());
+        let scan = if in_place || kept.iter().any(|file| file.hides()) {
+            numbered(&self.table, session, &kept, &own).await?
+        } else {
+            scan_files(&self.table, session, &kept, &own, None).await?
+        };
         self.chosen(scan, &wanted)
-    }
-
-    /// Reads the columns at `own` of `files`, then what is known of each file: for numbered rows the embedded id, the
-    /// file, its first id and its rows, else the file alone.
-    async fn scan_files(
-        &self,
-        session: &dyn Session,
-        files: &[Arc<DataFile>],
-        own: &[usize],
-        numbered: bool,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let layout = &self.table.layout;
-        let mut in_file: Vec<FieldRef> = layout.file_schema.fields().iter().cloned().collect();
-        let mut of_file = vec![field(FILE, false)];
-        if numbered {
-            in_file.push(field(ROW_ID_COLUMN, true));
-            of_file.extend([field(FIRST, true), field(ROWS, false)]);
-        }
-        let (inside, known) = (in_file.len(), of_file.len());
-        of_file.extend(layout.numbers(own));
-        // What is known of the file comes last.
-        let mut used = layout.places(own);
-        used.extend(inside + known..inside + of_file.len());
-        used.extend(numbered.then_some(inside - 1));
-        used.extend(inside..inside + known);
-        let schema =
-            TableSchema::builder(Arc::new(Schema::new(in_file))).with_table_partition_cols(of_file).build();
-        let def = self.table.def();
-        let plain: Vec<usize> = own.iter().copied().filter(|&at| layout.plain(at)).collect();
-        let statistics = Bounds::new(def, files).statistics(schema.table_schema(), &plain);
-        let scans = self.table.partitioned(files, own).await?;
-        let scans = scans.into_iter().zip(files).map(|(mut scan, file)| {
-            scan.partition_values = values(file, numbered);
-            scan.partition_values.extend(layout.values(def, file, own));
-            // Only of the file's own columns: those of the partition are computed from their values.
-            scan.statistics = None;
-            scan
-        });
-        let source: Arc<dyn FileSource> = Arc::new(ParquetSource::new(schema));
-        let config = FileScanConfigBuilder::new(self.table.store.clone(), source)
-            .with_file_groups(groups(scans.collect(), session.config().target_partitions()))
-            .with_statistics(statistics)
-            .with_projection_indices(Some(used))
-            .map_err(error::from_datafusion)?
-            .build();
-        let scan = ParquetFormat::default()
-            .with_options(session.default_table_options().parquet)
-            .create_physical_plan(session, config)
-            .await
-            .map_err(error::from_datafusion)?;
-        if numbered { whole(&scan) } else { Ok(scan) }
     }
 
     /// The columns at `wanted` of the schema, from the rows of a scan.
@@ -169,6 +120,79 @@ impl TargetTable {
         let projection = ProjectionExec::try_new(exprs, scan).map_err(error::from_datafusion)?;
         Ok(Arc::new(projection))
     }
+}
+
+/// Reads the columns at `own` of `files` of `table`, then the file, the position and the id of each row that is there.
+pub(crate) async fn numbered(
+    table: &SkepTable,
+    session: &dyn Session,
+    files: &[Arc<DataFile>],
+    own: &[usize],
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let hidden = Hidden::of(table, files)?;
+    let late = hidden.as_ref().is_some_and(|hidden| hidden.late);
+    let scan = scan_files(table, session, files, own, Some(late)).await?;
+    Ok(Arc::new(RowsExec::new(scan, hidden).map_err(error::from_datafusion)?))
+}
+
+/// Reads the columns at `own` of `files`, then what is known of each file: the file alone, or, for rows that are to be
+/// numbered, their snapshot if they may be late, the embedded id, the file, its first id and its rows.
+async fn scan_files(
+    table: &SkepTable,
+    session: &dyn Session,
+    files: &[Arc<DataFile>],
+    own: &[usize],
+    numbered: Option<bool>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let layout = &table.layout;
+    let mut in_file: Vec<FieldRef> = layout.file_schema.fields().iter().cloned().collect();
+    let mut of_file = vec![field(FILE, false)];
+    if let Some(late) = numbered {
+        let embedded = late.then_some(SNAPSHOT_COLUMN).into_iter().chain([ROW_ID_COLUMN]);
+        for name in embedded {
+            if in_file.iter().any(|field| field.name() == name) {
+                return Err(Error::unsupported(format!(
+                    "a column of table '{}' has the name '{name}', which files need for themselves",
+                    table.def().name
+                ))
+                .hint("CREATE TABLE ... AS SELECT with another name for it"));
+            }
+            in_file.push(field(name, true));
+        }
+        of_file.extend([field(FIRST, true), field(ROWS, false)]);
+    }
+    let (inside, known) = (in_file.len(), of_file.len());
+    of_file.extend(layout.numbers(own));
+    // What is known of the file comes last.
+    let mut used = layout.places(own);
+    used.extend(inside + known..inside + of_file.len());
+    used.extend(layout.file_schema.fields().len()..inside + known);
+    let schema =
+        TableSchema::builder(Arc::new(Schema::new(in_file))).with_table_partition_cols(of_file).build();
+    let def = table.def();
+    let plain: Vec<usize> = own.iter().copied().filter(|&at| layout.plain(at)).collect();
+    let statistics = Bounds::new(def, files).statistics(schema.table_schema(), &plain);
+    let scans = table.partitioned(files, own).await?;
+    let scans = scans.into_iter().zip(files).map(|(mut scan, file)| {
+        scan.partition_values = values(file, numbered.is_some());
+        scan.partition_values.extend(layout.values(def, file, own));
+        // Only of the file's own columns: those of the partition are computed from their values.
+        scan.statistics = None;
+        scan
+    });
+    let source: Arc<dyn FileSource> = Arc::new(ParquetSource::new(schema));
+    let config = FileScanConfigBuilder::new(table.store.clone(), source)
+        .with_file_groups(groups(scans.collect(), session.config().target_partitions()))
+        .with_statistics(statistics)
+        .with_projection_indices(Some(used))
+        .map_err(error::from_datafusion)?
+        .build();
+    let scan = ParquetFormat::default()
+        .with_options(session.default_table_options().parquet)
+        .create_physical_plan(session, config)
+        .await
+        .map_err(error::from_datafusion)?;
+    if numbered.is_some() { whole(&scan) } else { Ok(scan) }
 }
 
 fn field(name: &str, nullable: bool) -> FieldRef {

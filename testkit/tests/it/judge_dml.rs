@@ -7,14 +7,16 @@ use skep_testkit::process::Server;
 use skep_testkit::{rows, skip};
 
 /// Both engines give the same rows for each query.
-async fn agree(client: &mut Client, duckdb: &DuckDb, attach: &str, queries: &[&str]) {
+pub(crate) async fn agree(client: &mut Client, duckdb: &DuckDb, attach: &str, queries: &[impl AsRef<str>]) {
     // One process for all of them: starting it is most of their cost.
     const MARK: &str = "-- next --";
-    let script: Vec<String> = queries.iter().map(|sql| format!("{sql};\nSELECT '{MARK}';")).collect();
+    let script: Vec<String> =
+        queries.iter().map(|sql| format!("{};\nSELECT '{MARK}';", sql.as_ref())).collect();
     let theirs = duckdb.run(&format!("{attach}{}", script.join("\n"))).unwrap();
     let theirs: Vec<_> = theirs.split(|row| row[0] == MARK).collect();
     for (sql, theirs) in queries.iter().zip(theirs) {
-        let ours = client.rows(sql).await.unwrap();
+        let sql = sql.as_ref();
+        let ours = client.rows(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
         assert_eq!(rows::difference(&ours, theirs, 0.0), None, "{sql}");
     }
 }

@@ -10,6 +10,7 @@ mod changes;
 mod crash;
 mod flights;
 mod judge;
+mod judge_back;
 mod judge_ddl;
 mod judge_dml;
 mod lanes_codec;

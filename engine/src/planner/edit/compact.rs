@@ -33,7 +33,8 @@ impl Compaction {
     /// The files that are written again together, each group into files of `file_size` bytes; `among`: only these.
     ///
     /// Without an order, files that are not full are put together while they fit into one; with an order, all files of a
-    /// partition are. A group that would not become fewer files, or be sorted, is none.
+    /// partition are. A group that would not become fewer files, or be sorted, is none; files of which rows were deleted are
+    /// written again in any case.
     pub fn groups(&self, file_size: u64, among: Option<&HashSet<i64>>) -> Vec<Vec<Arc<DataFile>>> {
         let files =
             self.edit.files().iter().filter(|file| among.is_none_or(|among| among.contains(&file.id)));
@@ -45,6 +46,14 @@ impl Compaction {
             return partitions.into_values().collect();
         }
         partitions.into_values().flat_map(|files| bins(files, |file| file.bytes, file_size)).collect()
+    }
+
+    /// The rows of `group` that are there.
+    ///
+    /// # Errors
+    /// As [`Edit::live`].
+    pub fn live(&self, group: &[Arc<DataFile>]) -> Result<u64> {
+        group.iter().map(|file| super::live(self.table(), file)).sum()
     }
 
     /// Tells the write how files are laid out: as the table says, but in the statement's order if it has one.
@@ -83,7 +92,7 @@ impl Compaction {
 /// Files that are not full, put together in the order they were added while they fit into `file_size`.
 pub(crate) fn bins<T>(files: Vec<T>, size: impl Fn(&T) -> u64, file_size: u64) -> Vec<Vec<T>> {
     let (mut groups, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for file in files.into_iter().filter(|file| size(file) < file_size / 100 * FULL) {
+    for file in files.into_iter().filter(|file| file.hides() || size(file) < file_size / 100 * FULL) {
         if bytes + size(&file) > file_size {
             groups.push(std::mem::take(&mut group));
             bytes = 0;
@@ -92,7 +101,7 @@ pub(crate) fn bins<T>(files: Vec<T>, size: impl Fn(&T) -> u64, file_size: u64) -
         group.push(file);
     }
     groups.push(group);
-    groups.retain(|group| group.len() > 1);
+    groups.retain(|group| group.len() > 1 || group.iter().any(|file| file.hides()));
     groups
 }
 
@@ -156,15 +165,33 @@ mod tests {
             partition: Vec::new(),
             partition_id: None,
             stats: HashMap::new(),
+            deletes: None,
+            last: None,
+            until: None,
+            names: Arc::default(),
         })
     }
 
     fn ids(sizes: &[u64]) -> Vec<Vec<i64>> {
-        let files = (0..).zip(sizes).map(|(id, &bytes)| file(id, bytes)).collect();
+        numbers((0..).zip(sizes).map(|(id, &bytes)| file(id, bytes)).collect())
+    }
+
+    fn numbers(files: Vec<Arc<DataFile>>) -> Vec<Vec<i64>> {
         bins(files, |file| file.bytes, 1000)
             .into_iter()
             .map(|group| group.iter().map(|file| file.id).collect())
             .collect()
+    }
+
+    #[test]
+    fn files_with_deleted_rows_are_written_again() {
+        let path = "d".to_owned();
+        let deletes = skep_catalog::DeleteFile { path, absolute: false, bytes: 1, rows: 1, until: None };
+        let deleted = |id, bytes| {
+            Arc::new(DataFile { deletes: Some(deletes.clone()), ..DataFile::clone(&file(id, bytes)) })
+        };
+        assert_eq!(numbers(vec![file(0, 900), deleted(1, 950), file(2, 10)]), [vec![1]]);
+        assert_eq!(numbers(vec![deleted(0, 10)]), [vec![0]]);
     }
 
     #[test]

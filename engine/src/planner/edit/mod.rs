@@ -105,6 +105,15 @@ impl Edit {
         &self.files
     }
 
+    /// Its files with the rows of each that are there.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`](skep_common::Kind::Conflict) if another engine deleted rows since: nobody knows how many it were
+    /// before without reading them.
+    pub fn live(&self) -> Result<Vec<(i64, u64)>> {
+        self.files.iter().map(|file| Ok((file.id, live(&self.table, file)?))).collect()
+    }
+
     /// Whether every row goes, so that nothing is to be found.
     pub fn all(&self) -> bool {
         matches!(self.rows, Rows::All)
@@ -261,6 +270,17 @@ impl Edit {
         plans.extend(self.insert.clone());
         parameters_of(&plans, &self.parameters)
     }
+}
+
+/// The rows of `file` that are there.
+fn live(table: &TableDef, file: &DataFile) -> Result<u64> {
+    file.live().ok_or_else(|| {
+        Error::conflict(format!(
+            "another program changed files of table '{}.{}' in the meantime",
+            table.schema_name, table.name
+        ))
+        .hint("run the statement again: it will see that change")
+    })
 }
 
 /// Columns of an example.
