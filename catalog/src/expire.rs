@@ -87,6 +87,14 @@ fn dead(row: &str) -> String {
     )
 }
 
+/// A delete file that is dead, or has no data file any more: DuckDB does not end it with the data file.
+fn without_file(row: &str) -> String {
+    format!(
+        "({} OR NOT EXISTS (SELECT 1 FROM ducklake_data_file d WHERE d.data_file_id = {row}.data_file_id))",
+        dead(row)
+    )
+}
+
 impl Catalog {
     /// Forgets the snapshots that `retention` does not keep, in one database transaction.
     ///
@@ -219,21 +227,22 @@ async fn forget(tx: &mut WriteTx, list: &str, now: &str) -> Result<u64, sqlx::Er
     }
     let mut files = 0;
     for (table, id) in [("ducklake_data_file", "data_file_id"), ("ducklake_delete_file", "delete_file_id")] {
+        let gone = |row| if table == "ducklake_delete_file" { without_file(row) } else { dead(row) };
         let absolute =
             "CASE WHEN NOT f.path_is_relative OR t.relative = 0 OR c.relative = 0 THEN false ELSE true END";
         let shared = format!(
             "EXISTS (SELECT 1 FROM {table} o WHERE o.table_id = f.table_id AND o.path = f.path \
              AND o.{id} <> f.{id} AND NOT ({}))",
-            dead("o")
+            gone("o")
         );
         let sql = format!(
             "INSERT INTO ducklake_files_scheduled_for_deletion (data_file_id, path, path_is_relative, schedule_start) \
              SELECT f.{id}, {}, {absolute}, CAST(? AS TIMESTAMPTZ) FROM {table} f {JOINED} WHERE {} AND NOT {shared}",
             full_path(),
-            dead("f")
+            gone("f")
         );
         files += sqlx::query(AssertSqlSafe(sql)).bind(now).execute(tx.conn()).await?.rows_affected();
-        let sql = format!("DELETE FROM {table} AS f WHERE {}", dead("f"));
+        let sql = format!("DELETE FROM {table} AS f WHERE {}", gone("f"));
         sqlx::query(AssertSqlSafe(sql)).execute(tx.conn()).await?;
     }
     for table in VERSIONED {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use skep_catalog::{Catalog, OpenOptions, leaves};
-use skep_common::Kind;
 use tempfile::TempDir;
 
 async fn open(dir: &TempDir) -> Catalog {
