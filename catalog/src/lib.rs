@@ -50,6 +50,7 @@ mod plan;
 mod properties;
 mod save;
 mod sketch;
+mod steps;
 pub mod text;
 mod transaction;
 mod types;
@@ -73,6 +74,7 @@ pub use model::{
 };
 pub use save::Saved;
 pub use sketch::{ColumnSketch, Distinct, RecordSketches, Sketch};
+pub use steps::Step;
 pub use transaction::{Change, CommitInfo, Committed, SideEffect, Transaction};
 pub use types::{LakeType, UTC};
 pub use unchanged::Unchanged;

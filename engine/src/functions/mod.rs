@@ -3,6 +3,7 @@
 mod assign;
 mod check;
 mod decode;
+mod differs;
 mod part;
 mod partition;
 mod shape;
@@ -17,6 +18,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 pub(crate) use assign::assign;
 pub(crate) use check::{check, shown};
 pub(crate) use decode::{Decoded, REASON as DECODE_REASON, decode};
+pub(crate) use differs::differs;
 pub(crate) use partition::{partition, partition_of};
 pub(crate) use shape::shape;
 pub(crate) use single::single;
@@ -24,8 +26,14 @@ pub(crate) use sketch::sketch;
 
 /// Those of single rows.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
-    let own =
-        [assign::function(), check::function(), decode::function(), partition::function(), shape::function()];
+    let own = [
+        assign::function(),
+        check::function(),
+        decode::function(),
+        differs::function(),
+        partition::function(),
+        shape::function(),
+    ];
     own.into_iter().chain(part::functions()).collect()
 }
 

@@ -11,6 +11,7 @@
 mod alter;
 mod analyze;
 mod catalog;
+mod changes;
 mod clauses;
 mod constant;
 mod describe;
@@ -317,5 +318,7 @@ fn config(environment: &Environment, settings: &Settings) -> SessionConfig {
     options.sql_parser.map_string_types_to_utf8view = settings.view_types();
     // A number with a point is compared digit by digit.
     options.sql_parser.parse_float_as_decimal = true;
+    // DataFusion 55 loses the columns of unions and joins when it moves fields of structs below them.
+    options.optimizer.enable_leaf_expression_pushdown = false;
     settings.apply(config)
 }

@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use skep_common::{Position, Result};
 
+use super::changes;
 use crate::sql::Name;
 use crate::{error, names};
 
@@ -104,6 +105,11 @@ impl VisitorMut for Qualify {
     type Break = ();
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, args: Some(args), .. } = factor
+            && changes::named(name)
+        {
+            changes::qualify(args, &self.schema);
+        }
         if let TableFactor::Table { name, args: None, .. } = factor
             && let [ObjectNamePart::Identifier(only)] = name.0.as_slice()
             && only.quote_style != Some('\'')

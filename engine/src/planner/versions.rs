@@ -1,7 +1,7 @@
 //! Tables as of another snapshot: `t VERSION AS OF 3`, `t TIMESTAMP AS OF '2024-02-29'`.
 //!
 //! Each is replaced by a name of its own, under which the planner finds the table or view of that snapshot. The alias
-//! stays what it was, or the table's name.
+//! stays what it was, or the table's name. What compares snapshots is resolved with them, see [`changes`].
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use datafusion::sql::sqlparser::ast::{
 use skep_catalog::Snapshot;
 use skep_common::{Error, Result};
 
-use super::{Planner, tables};
+use super::{Planner, changes, tables};
 use crate::sql::Name;
 use crate::{error, names};
 
@@ -42,7 +42,7 @@ pub(super) async fn resolve(planner: &Planner, query: &mut Query, within: &mut V
         let provider = provider.map_err(|e| e.context(format!("as of snapshot {id}")))?;
         planner.catalogs.put(schema, &hidden, provider);
     }
-    Ok(())
+    changes::resolve(planner, query).await
 }
 
 struct Version {
@@ -146,7 +146,7 @@ impl Planner {
     }
 
     /// The one value of an expression without columns: as a 64-bit integer, a text or, for `ty`, a time.
-    async fn constant(&self, expr: &Expr, ty: Option<&str>) -> Result<ArrayRef> {
+    pub(super) async fn constant(&self, expr: &Expr, ty: Option<&str>) -> Result<ArrayRef> {
         let sql = match ty {
             Some(ty) => format!("SELECT CAST({expr} AS {ty})"),
             None => format!("SELECT {expr}"),

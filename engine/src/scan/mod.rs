@@ -15,6 +15,7 @@
 
 mod asked;
 mod bounds;
+mod changed;
 mod derive;
 mod facts;
 mod groups;
@@ -29,10 +30,11 @@ mod whole;
 pub(crate) use asked::ask;
 pub(crate) use bounds::Bounds;
 pub use facts::FactsCache;
+pub(crate) use changed::ChangedTable;
 pub(crate) use groups::groups;
 pub(crate) use keep::{FileFacts, keep};
 pub(crate) use layout::Layout;
 pub(crate) use report::Fresh;
 pub use report::{Reports, ScanReport};
-pub(crate) use rows::{FILE, POSITION, ROW_ID, RowsCodec};
+pub(crate) use rows::{FILE, POSITION, ROW_ID, RowsCodec, STAMP};
 pub(crate) use target::{TargetTable, numbered};

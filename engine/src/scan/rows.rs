@@ -54,6 +54,9 @@ pub(crate) const FIRST: &str = "__skep_first";
 /// The rows of a file.
 pub(crate) const ROWS: &str = "__skep_rows";
 
+/// The snapshot that a file is looked at for, where it is for several.
+pub(crate) const STAMP: &str = "__skep_snapshot";
+
 /// The columns of a [`RowsExec`] behind those of the table.
 pub(crate) fn fields() -> [Field; 3] {
     [(FILE, false), (POSITION, false), (ROW_ID, true)]

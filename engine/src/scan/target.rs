@@ -26,7 +26,7 @@ use skep_catalog::{DataFile, ROW_ID_COLUMN, SNAPSHOT_COLUMN};
 use skep_common::{Error, Result};
 
 use super::hidden::Hidden;
-use super::rows::{FILE, FIRST, ROWS, RowsExec, fields};
+use super::rows::{FILE, FIRST, ROWS, RowsExec, STAMP, fields};
 use super::whole::WholeFiles;
 use super::{Bounds, groups};
 use crate::error;
@@ -98,7 +98,7 @@ impl TargetTable {
         let scan = if in_place || kept.iter().any(|file| file.hides()) {
             numbered(&self.table, session, &kept, &own).await?
         } else {
-            scan_files(&self.table, session, &kept, &own, None).await?
+            scan_files(&self.table, session, &kept, &own, None, None).await?
         };
         self.chosen(scan, &wanted)
     }
@@ -131,7 +131,21 @@ pub(crate) async fn numbered(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let hidden = Hidden::of(table, files)?;
     let late = hidden.as_ref().is_some_and(|hidden| hidden.late);
-    let scan = scan_files(table, session, files, own, Some(late)).await?;
+    let scan = scan_files(table, session, files, own, Some(late), None).await?;
+    Ok(Arc::new(RowsExec::new(scan, hidden).map_err(error::from_datafusion)?))
+}
+
+/// As [`numbered`], with [`STAMP`] before the file: of each file the one of `stamps` at the place that is its id.
+pub(crate) async fn stamped(
+    table: &SkepTable,
+    session: &dyn Session,
+    files: &[Arc<DataFile>],
+    own: &[usize],
+    stamps: &[i64],
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let hidden = Hidden::of(table, files)?;
+    let late = hidden.as_ref().is_some_and(|hidden| hidden.late);
+    let scan = scan_files(table, session, files, own, Some(late), Some(stamps)).await?;
     Ok(Arc::new(RowsExec::new(scan, hidden).map_err(error::from_datafusion)?))
 }
 
@@ -143,6 +157,7 @@ async fn scan_files(
     files: &[Arc<DataFile>],
     own: &[usize],
     numbered: Option<bool>,
+    stamps: Option<&[i64]>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let layout = &table.layout;
     let mut in_file: Vec<FieldRef> = layout.file_schema.fields().iter().cloned().collect();
@@ -163,6 +178,7 @@ async fn scan_files(
     }
     let (inside, known) = (in_file.len(), of_file.len());
     of_file.extend(layout.numbers(own));
+    of_file.extend(stamps.map(|_| field(STAMP, false)));
     // What is known of the file comes last.
     let mut used = layout.places(own);
     used.extend(inside + known..inside + of_file.len());
@@ -176,6 +192,8 @@ async fn scan_files(
     let scans = scans.into_iter().zip(files).map(|(mut scan, file)| {
         scan.partition_values = values(file, numbered.is_some());
         scan.partition_values.extend(layout.values(def, file, own));
+        let stamp = stamps.and_then(|stamps| stamps.get(usize::try_from(file.id).ok()?));
+        scan.partition_values.extend(stamp.map(|stamp| ScalarValue::Int64(Some(*stamp))));
         // Only of the file's own columns: those of the partition are computed from their values.
         scan.statistics = None;
         scan
