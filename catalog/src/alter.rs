@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use skep_common::Result;
+use skep_common::{Error, Result};
 use skep_metadb::database_error;
 use sqlx::AssertSqlSafe;
 
@@ -92,6 +92,7 @@ impl Writer<'_> {
         let id = before.id;
         let doing = || format!("cannot change the columns of table '{}.{}'", after.schema_name, after.name);
         let places = self.places(id).await.map_err(|e| database_error(doing(), e))?;
+        let former = self.former(id).await.map_err(|e| database_error(doing(), e))?;
         let mut last = places.values().copied().max().unwrap_or(0);
         let (mut old, mut rows) = (Vec::new(), Vec::new());
         flatten(None, &before.columns, &mut old);
@@ -106,10 +107,23 @@ impl Writer<'_> {
                     ended.retain(|id| *id != column.id);
                 }
                 Some(_) => written.push(((parent, column), places.get(&column.id).copied().unwrap_or(0))),
-                None => {
-                    last += 1;
-                    written.push(((parent, column), last));
-                }
+                None => match former.iter().find(|row| row.0 == column.id) {
+                    // It was there once, and has its place again; its bounds are of the type that it had last.
+                    Some((_, place, ty)) if *ty == column.ty.to_string() => {
+                        written.push(((parent, column), *place));
+                    }
+                    Some((.., ty)) => {
+                        return Err(Error::unsupported(format!(
+                            "column '{}' had the type '{ty}' when it was dropped, and cannot come back as '{}'",
+                            column.name, column.ty
+                        ))
+                        .hint("CREATE TABLE ... AS SELECT from the earlier snapshot keeps what it had"));
+                    }
+                    None => {
+                        last += 1;
+                        written.push(((parent, column), last));
+                    }
+                },
             }
         }
         for column in ended {
@@ -166,6 +180,17 @@ impl Writer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Id, `column_order` and type of what columns of a table were before, the latest first.
+    async fn former(&mut self, table: i64) -> Result<Vec<(i64, i64, String)>, sqlx::Error> {
+        sqlx::query_as(
+            "SELECT column_id, column_order, column_type FROM ducklake_column \
+             WHERE table_id = ? AND end_snapshot IS NOT NULL ORDER BY end_snapshot DESC",
+        )
+        .bind(table)
+        .fetch_all(self.tx.conn())
+        .await
     }
 
     /// `column_order` by column.

@@ -325,7 +325,9 @@ impl Put {
         let mut table = TableDef::clone(&*self.writable(id)?);
         let known: HashSet<i64> = column::all(&table.columns).iter().map(|column| column.id).collect();
         for column in column::all(columns) {
-            if !known.contains(&column.id) && column.id < table.next_column_id {
+            // One that was there before comes back under the name that it has in files.
+            let back = table.taken.contains(&column.physical);
+            if !known.contains(&column.id) && !back && column.id < table.next_column_id {
                 return Err(Error::internal(format!(
                     "column '{}' cannot have the id {}: another column had it",
                     column.name, column.id

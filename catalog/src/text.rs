@@ -121,14 +121,17 @@ pub fn decode(ty: &LakeType, text: &str) -> Option<Bound> {
             _ => return None,
         }),
         LakeType::Int8 | LakeType::Int16 | LakeType::Int32 | LakeType::Int64 => {
-            Bound::Int(text.parse().ok()?)
+            Bound::Int(text.parse().ok().filter(|value| fits(ty, i128::from(*value)))?)
         }
         LakeType::UInt8 | LakeType::UInt16 | LakeType::UInt32 | LakeType::UInt64 => {
-            Bound::UInt(text.parse().ok()?)
+            Bound::UInt(text.parse().ok().filter(|value| fits(ty, i128::from(*value)))?)
         }
         LakeType::Float32 => Bound::Float(text.parse().ok().filter(|value: &f32| !value.is_nan())?.into()),
         LakeType::Float64 => Bound::Float(text.parse().ok().filter(|value: &f64| !value.is_nan())?),
-        LakeType::Decimal { scale, .. } => Bound::Decimal(parse_decimal(text, usize::from(*scale))?),
+        LakeType::Decimal { scale, .. } => {
+            let value = parse_decimal(text, usize::from(*scale))?;
+            Bound::Decimal(Some(value).filter(|value| fits(ty, *value))?)
+        }
         LakeType::Date => Bound::Date(calendar::parse_date(text)?),
         LakeType::Time => Bound::Time(calendar::parse_time(text, 6)?),
         LakeType::TimestampS
@@ -143,6 +146,22 @@ pub fn decode(ty: &LakeType, text: &str) -> Option<Bound> {
         LakeType::Uuid => Bound::Uuid(Uuid::parse_str(text).ok()?),
         LakeType::List | LakeType::Struct | LakeType::Map | LakeType::Other(_) => return None,
     })
+}
+
+/// Whether a column of type `ty` can have a value: one that was wider once may have bounds that are none of its values.
+fn fits(ty: &LakeType, value: i128) -> bool {
+    match ty {
+        LakeType::Int8 => i8::try_from(value).is_ok(),
+        LakeType::Int16 => i16::try_from(value).is_ok(),
+        LakeType::Int32 => i32::try_from(value).is_ok(),
+        LakeType::UInt8 => u8::try_from(value).is_ok(),
+        LakeType::UInt16 => u16::try_from(value).is_ok(),
+        LakeType::UInt32 => u32::try_from(value).is_ok(),
+        LakeType::Decimal { precision, .. } => {
+            10u128.checked_pow(u32::from(*precision)).is_none_or(|limit| value.unsigned_abs() < limit)
+        }
+        _ => true,
+    }
 }
 
 /// Bounds as an array of the column's Arrow type, NULL where a bound is not known.

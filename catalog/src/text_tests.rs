@@ -125,3 +125,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_column_cannot_hold_is_no_bound_of_it() {
+    let decimal = LakeType::Decimal { precision: 4, scale: 2 };
+    for (ty, text, fits) in [
+        (LakeType::Int32, "2147483647", true),
+        (LakeType::Int32, "5000000000", false),
+        (LakeType::Int8, "-129", false),
+        (LakeType::UInt16, "65535", true),
+        (LakeType::UInt16, "65536", false),
+        (LakeType::Int64, "5000000000", true),
+        (decimal.clone(), "-99.99", true),
+        (decimal, "100.00", false),
+    ] {
+        assert_eq!(decode(&ty, text).is_some(), fits, "{ty} {text}");
+    }
+}

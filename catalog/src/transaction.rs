@@ -111,7 +111,8 @@ pub enum Change {
     SetColumns {
         /// The table, not an external one.
         table: i64,
-        /// All of them. Ids of columns that come to it are at least [`TableDef::next_column_id`](crate::TableDef).
+        /// All of them. Ids of columns that come to it are at least [`TableDef::next_column_id`](crate::TableDef), but for
+        /// those that it had before.
         columns: Vec<Column>,
     },
     /// The properties of a table become these.

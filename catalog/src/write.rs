@@ -360,6 +360,8 @@ impl<'a> Writer<'a> {
             query.push_values(chunk, |mut row, column| {
                 row.push_bind(table).push_bind(column.id).push_bind(&column.physical);
             });
+            // A column that comes back has its name already.
+            query.push(" ON CONFLICT (table_id, column_id) DO NOTHING");
             query.build().execute(self.tx.conn()).await?;
         }
         Ok(())

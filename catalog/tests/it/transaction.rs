@@ -179,12 +179,16 @@ async fn names_and_columns_change_with_their_rows() {
     assert_eq!(after.columns[0].physical, "id");
     let past = lake.catalog.snapshot_at(2).await.unwrap();
     assert_eq!(past.table("lake", "a").unwrap().columns, a.columns);
-    // An id that another column had cannot come back.
+    // A column can come back, and its id cannot come to another.
     let mut gone = columns.clone();
-    gone.pop();
-    lake.commit([Change::SetColumns { table: a.id, columns: gone }]).await.unwrap();
-    let error = lake.commit([Change::SetColumns { table: a.id, columns }]).await.unwrap_err();
+    let mut other = gone.pop().unwrap();
+    lake.commit([Change::SetColumns { table: a.id, columns: gone.clone() }]).await.unwrap();
+    other.physical = "other".to_owned();
+    let others = gone.into_iter().chain([other]).collect();
+    let error = lake.commit([Change::SetColumns { table: a.id, columns: others }]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Internal, "{error}");
+    lake.commit([Change::SetColumns { table: a.id, columns: columns.clone() }]).await.unwrap();
+    assert_eq!(lake.table("lake", "b").await.columns, columns);
     assert_eq!(lake.catalog.check().await.unwrap(), Vec::<String>::new());
 }
 

@@ -19,6 +19,7 @@ mod dml;
 mod explain;
 mod load;
 mod query;
+mod restore;
 mod write;
 
 use std::sync::Arc;
@@ -115,6 +116,7 @@ impl Run {
             Statement::Rollback => self.rollback().await,
             Statement::Optimize(optimize) => self.optimize(&optimize).await,
             Statement::Analyze { table, columns } => self.analyze(&table, columns.as_deref()).await,
+            Statement::Restore { table, version } => self.restore(&table, &version).await,
             Statement::Expire { older_than, retain } => self.expire(&older_than, retain).await,
             Statement::Vacuum { retain_hours } => self.vacuum(retain_hours).await,
             Statement::Query(query) => self.query(&query, parameters).await,

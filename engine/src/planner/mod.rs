@@ -24,6 +24,7 @@ mod literals;
 mod load;
 mod references;
 mod replace;
+mod restore;
 mod retype;
 mod stats;
 mod subqueries;
@@ -41,6 +42,7 @@ pub use health::Health;
 pub use history::schemas as history_schemas;
 pub use load::{LoadFile, Loading, rejects_columns};
 pub use replace::{Replaced, Replacement};
+pub use restore::Restoration;
 pub use view::ViewSpec;
 pub use write::{NewTable, WriteInput};
 

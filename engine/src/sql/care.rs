@@ -1,4 +1,5 @@
 //! OPTIMIZE, ANALYZE, EXPIRE SNAPSHOTS and VACUUM.
+//! OPTIMIZE, EXPIRE SNAPSHOTS, VACUUM and RESTORE.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -69,6 +70,21 @@ pub(super) fn expire(reader: &mut Reader<'_>) -> Result<Statement> {
         let _ = reader.take_word("snapshots");
     }
     Ok(Statement::Expire { older_than, retain })
+}
+
+/// `[TABLE] name TO VERSION AS OF n`, or `TIMESTAMP AS OF t`, after `RESTORE`.
+pub(super) fn restore(reader: &mut Reader<'_>) -> Result<Statement> {
+    let _ = reader.parser.parse_keyword(Keyword::TABLE);
+    let table = reader.name()?;
+    let usage = "TO VERSION AS OF a snapshot or tag, or TO TIMESTAMP AS OF a time";
+    if !reader.parser.parse_keyword(Keyword::TO) {
+        return reader.expected(usage);
+    }
+    let result = reader.parser.maybe_parse_table_version();
+    match reader.ok(result)? {
+        Some(version) => Ok(Statement::Restore { table, version: Box::new(version) }),
+        None => reader.expected(usage),
+    }
 }
 
 /// `[RETAIN n HOURS]`, after `VACUUM`.

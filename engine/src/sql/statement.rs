@@ -528,6 +528,12 @@ pub enum Statement {
         table: Name,
         /// The columns; absent: all that are not nested.
         columns: Option<Vec<ast::Ident>>,
+    /// `RESTORE TABLE name TO VERSION AS OF n`
+    Restore {
+        /// The table.
+        table: Name,
+        /// The snapshot.
+        version: Box<ast::TableVersion>,
     },
     /// `EXPIRE SNAPSHOTS`
     Expire {
@@ -598,6 +604,7 @@ impl Statement {
             Self::CopyInto(_) | Self::CopyTo(_) => Some("COPY"),
             Self::Optimize(_) => Some("OPTIMIZE"),
             Self::Analyze { .. } => Some("ANALYZE"),
+            Self::Restore { .. } => Some("RESTORE TABLE"),
             Self::Expire { .. } => Some("EXPIRE SNAPSHOTS"),
             Self::Vacuum { .. } => Some("VACUUM"),
             Self::CreateTag { .. } => Some("CREATE TAG"),
