@@ -12,6 +12,7 @@ use skep_metadb::{MetaDb, database_error};
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, FromRow, Row};
 
+use crate::load;
 use crate::model::{ColumnStats, DataFile, DeleteFile, FILE_PREFIX, Snapshot, TableDef};
 
 /// Files over all remembered lists; a file with statistics of 20 columns takes about 4 KiB.
@@ -130,7 +131,18 @@ async fn read(
         Some(files) => files,
         None => Arc::new(read_added(db, id, table, -1).await?),
     };
-    Ok(settle(files, read_deletes(db, id, table).await?, id))
+    let files = settle(files, read_deletes(db, id, table).await?, id);
+    // Of a snapshot that another program expired meanwhile, only some files were left to be found.
+    let there: Option<(i64,)> =
+        sqlx::query_as("SELECT snapshot_id FROM ducklake_snapshot WHERE snapshot_id = ?")
+            .bind(id)
+            .fetch_optional(db.reader())
+            .await
+            .map_err(|e| database_error(doing(table), e))?;
+    if there.is_none() {
+        return Err(load::no_snapshot(id));
+    }
+    Ok(files)
 }
 
 /// The list of `table` in snapshot `id`, after `known` if that is of an earlier one.
