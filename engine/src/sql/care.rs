@@ -1,5 +1,4 @@
-//! OPTIMIZE, ANALYZE, EXPIRE SNAPSHOTS and VACUUM.
-//! OPTIMIZE, EXPIRE SNAPSHOTS, VACUUM and RESTORE.
+//! OPTIMIZE, ANALYZE, EXPIRE SNAPSHOTS, VACUUM and RESTORE.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;

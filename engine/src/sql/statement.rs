@@ -528,6 +528,7 @@ pub enum Statement {
         table: Name,
         /// The columns; absent: all that are not nested.
         columns: Option<Vec<ast::Ident>>,
+    },
     /// `RESTORE TABLE name TO VERSION AS OF n`
     Restore {
         /// The table.
