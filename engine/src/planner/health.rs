@@ -78,7 +78,7 @@ fn health(table: &Arc<TableDef>, files: &[FileShape], file_size: u64) -> Health 
     let small = files.iter().filter(|file| file.bytes < file_size / 100 * FULL).count();
     let together: usize = partitions
         .values()
-        .flat_map(|sizes| bins(sizes.clone(), |bytes| *bytes, file_size))
+        .flat_map(|sizes| bins(sizes.clone(), |bytes| *bytes, |_| false, file_size))
         .map(|group| group.len())
         .sum();
     Health {

@@ -29,8 +29,8 @@ mod whole;
 
 pub(crate) use asked::ask;
 pub(crate) use bounds::Bounds;
-pub use facts::FactsCache;
 pub(crate) use changed::ChangedTable;
+pub use facts::FactsCache;
 pub(crate) use groups::groups;
 pub(crate) use keep::{FileFacts, keep};
 pub(crate) use layout::Layout;

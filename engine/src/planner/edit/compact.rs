@@ -45,7 +45,10 @@ impl Compaction {
         if !self.order.is_empty() {
             return partitions.into_values().collect();
         }
-        partitions.into_values().flat_map(|files| bins(files, |file| file.bytes, file_size)).collect()
+        partitions
+            .into_values()
+            .flat_map(|files| bins(files, |file| file.bytes, |file| file.hides(), file_size))
+            .collect()
     }
 
     /// The rows of `group` that are there.
@@ -89,10 +92,16 @@ impl Compaction {
     }
 }
 
-/// Files that are not full, put together in the order they were added while they fit into `file_size`.
-pub(crate) fn bins<T>(files: Vec<T>, size: impl Fn(&T) -> u64, file_size: u64) -> Vec<Vec<T>> {
+/// Files that are not full, or `must` be written again, put together in the order they were added while they fit into
+/// `file_size`.
+pub(crate) fn bins<T>(
+    files: Vec<T>,
+    size: impl Fn(&T) -> u64,
+    must: impl Fn(&T) -> bool,
+    file_size: u64,
+) -> Vec<Vec<T>> {
     let (mut groups, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for file in files.into_iter().filter(|file| file.hides() || size(file) < file_size / 100 * FULL) {
+    for file in files.into_iter().filter(|file| must(file) || size(file) < file_size / 100 * FULL) {
         if bytes + size(&file) > file_size {
             groups.push(std::mem::take(&mut group));
             bytes = 0;
@@ -101,7 +110,7 @@ pub(crate) fn bins<T>(files: Vec<T>, size: impl Fn(&T) -> u64, file_size: u64) -
         group.push(file);
     }
     groups.push(group);
-    groups.retain(|group| group.len() > 1 || group.iter().any(|file| file.hides()));
+    groups.retain(|group| group.len() > 1 || group.iter().any(&must));
     groups
 }
 
@@ -177,7 +186,7 @@ mod tests {
     }
 
     fn numbers(files: Vec<Arc<DataFile>>) -> Vec<Vec<i64>> {
-        bins(files, |file| file.bytes, 1000)
+        bins(files, |file| file.bytes, |file| file.hides(), 1000)
             .into_iter()
             .map(|group| group.iter().map(|file| file.id).collect())
             .collect()
