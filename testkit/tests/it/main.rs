@@ -24,5 +24,6 @@ mod postgres;
 mod process;
 mod pty;
 mod python;
+mod sessions;
 mod slt;
 mod tpch;
