@@ -65,8 +65,10 @@ mod tests {
 
     use super::*;
 
-    /// Maps; `None` is NULL.
-    fn maps(rows: &[Option<&[(&str, Option<i32>)]>]) -> ArrayRef {
+    /// `None` is NULL.
+    type Map = Option<&'static [(&'static str, Option<i32>)]>;
+
+    fn maps(rows: &[Map]) -> ArrayRef {
         let mut builder = MapBuilder::new(None, StringBuilder::new(), Int32Builder::new());
         for row in rows {
             for (key, value) in row.unwrap_or_default() {
@@ -80,8 +82,8 @@ mod tests {
 
     #[test]
     fn nested_values_are_compared_whole() {
-        let one: &[(&str, Option<i32>)] = &[("a", Some(1))];
-        let null: &[(&str, Option<i32>)] = &[("a", None)];
+        let one: &'static [(&'static str, Option<i32>)] = &[("a", Some(1))];
+        let null: &'static [(&'static str, Option<i32>)] = &[("a", None)];
         let a = maps(&[Some(one), Some(one), None, None, Some(null), Some(&[])]);
         let b = maps(&[Some(one), Some(null), None, Some(one), Some(null), None]);
         let field = |array: &ArrayRef| Arc::new(Field::new("m", array.data_type().clone(), true));
