@@ -199,7 +199,7 @@ mod tests {
         let deleted = |id, bytes| {
             Arc::new(DataFile { deletes: Some(deletes.clone()), ..DataFile::clone(&file(id, bytes)) })
         };
-        assert_eq!(numbers(vec![file(0, 900), deleted(1, 950), file(2, 10)]), [vec![1]]);
+        assert_eq!(numbers(vec![file(0, 900), deleted(1, 950), file(2, 100)]), [vec![1]]);
         assert_eq!(numbers(vec![deleted(0, 10)]), [vec![0]]);
     }
 
