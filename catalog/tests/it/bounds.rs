@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | a float column of a file with NaN | no bounds ([0007](../../../docs/decisions/0007-no-bounds-over-nan.md)) | those of the numbers |
 //! | one inside lists and structs | both counts are those of all values | those of each |
+//! | a float32 | its fewest digits | at times more digits of the same number |
 //! | zeros | the sign is kept: `-0.0` below `0.0` | `0.0` |
 //! | a text of more than 256 bytes | cut, the greatest rounded up | cut, so that the greatest may be above its bound |
 //! | a binary value of more than 256 bytes | the same | the same |
@@ -270,6 +271,8 @@ fn difference(ty: &LakeType, ours: &Said, theirs: &Said, values: &[ArrayRef]) ->
         return Some(format!("counts and NaN: ours {ours:?}, theirs {theirs:?}"));
     }
     let unsigned = |bound: &Option<String>| match bound.as_deref() {
+        // Minus zero plus zero is zero.
+        Some(text) if *ty == LakeType::Float32 => Some((text.parse::<f32>().unwrap() + 0.0).to_string()),
         Some("-0.0") if ty.is_float() => Some("0.0".to_owned()),
         other => other.map(str::to_owned),
     };

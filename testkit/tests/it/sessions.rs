@@ -300,6 +300,7 @@ impl World {
             }
             // A table that is written after the snapshot is ours: the snapshot is written, and not committed.
             Some(url) => {
+                sqlx::any::install_default_drivers();
                 let url: url::Url = url.parse().unwrap();
                 let mut lock = AnyConnectOptions::from_url(&url).unwrap().connect().await.unwrap();
                 let hold = "BEGIN; LOCK TABLE skep_commit IN EXCLUSIVE MODE";
