@@ -8,7 +8,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(crate) struct Producer {
     worker: Worker,
     node: NodeId,
     places: Arc<Places>,
-    sweeping: Arc<AtomicBool>,
+    sweeping: Arc<AtomicUsize>,
 }
 
 impl Producer {
@@ -156,7 +156,8 @@ pub(crate) struct Replies {
 /// a while after a call has ended, something happens: a plan without rows comes and goes.
 struct Sweep {
     worker: Worker,
-    due: Arc<AtomicBool>,
+    /// Calls that ended since the last time that something happened.
+    due: Arc<AtomicUsize>,
 }
 
 /// Longer than the cache waits before it looks at what was removed.
@@ -164,15 +165,21 @@ const SWEEP_AFTER: Duration = Duration::from_millis(400);
 
 impl Drop for Sweep {
     fn drop(&mut self) {
-        if tokio::runtime::Handle::try_current().is_err() || self.due.swap(true, Ordering::AcqRel) {
+        if tokio::runtime::Handle::try_current().is_err() || self.due.fetch_add(1, Ordering::AcqRel) > 0 {
             return;
         }
         let (worker, due) = (self.worker.clone(), Arc::clone(&self.due));
         let sweep = async move {
-            tokio::time::sleep(SWEEP_AFTER).await;
-            due.store(false, Ordering::Release);
-            if let Err(error) = touch(&worker).await {
-                tracing::debug!(%error, "plans of ended queries are let go of later");
+            loop {
+                let ended = due.load(Ordering::Acquire);
+                tokio::time::sleep(SWEEP_AFTER).await;
+                if let Err(error) = touch(&worker).await {
+                    tracing::debug!(%error, "plans of ended queries are let go of later");
+                }
+                // The plan of a call that ended in the meantime was too young for the cache to look at.
+                if due.compare_exchange(ended, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                    return;
+                }
             }
         };
         spawn("let go of ended queries", sweep).detach();
