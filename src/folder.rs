@@ -166,8 +166,12 @@ pub(crate) fn catalog_of(path: &Path, given: Option<Location>) -> Result<Locatio
             .hint("name it with --data, or the catalog with --catalog")
             .source(e)
     })?;
-    let remembered = serde_json::from_str::<Format>(&text).ok().and_then(|format| format.catalog);
-    match remembered {
+    let format: Format = serde_json::from_str(&text).map_err(|e| {
+        Error::corrupt(format!("'{}' does not say what the folder holds", path.join("skep.json").display()))
+            .hint("name the catalog with --catalog")
+            .source(e)
+    })?;
+    match format.catalog {
         Some(server) => server.parse(),
         None => Ok(Location::File(path.join(CATALOG))),
     }
