@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use skep_common::ByteSize;
 use skep_engine::runtime;
 use skep_engine::settings::Settings;
 use skep_store::Stores;
@@ -27,7 +27,7 @@ async fn a_grouping_with_little_memory_ends() {
     let folder = tempfile::tempdir().unwrap();
     let mut spilled = 0;
     for attempt in 0..ATTEMPTS {
-        let memory = Arc::new(GreedyMemoryPool::new(4 << 20));
+        let memory = runtime::memory(ByteSize(4 << 20));
         let runtime = runtime::build(memory, &folder.path().join("spill"), &Stores::new()).unwrap();
         let mut settings = Settings::default();
         settings.set("skep.batch_size", Some("64")).unwrap();
