@@ -40,13 +40,19 @@ impl Writer<'_> {
         self.put_table_stats(id, before.is_some(), after).await.map_err(|e| database_error(doing(), e))?;
         let had_rows = before.is_some_and(|before| before.records > 0);
         for leaf in column::leaves(columns) {
+            let inside = columns.iter().all(|column| column.id != leaf.id);
             // A file that was staged before the transaction added the column has its default.
             let of_leaf = files.iter().map(|file| match file.stats.iter().find(|s| s.column == leaf.id) {
                 Some(stats) => Cow::Borrowed(stats),
+                // What it is inside of may be NULL in some of the rows.
+                None if inside => {
+                    Cow::Owned(ColumnStats { nulls: file.rows, ..ColumnStats::absent(leaf, file.rows) })
+                }
                 None => Cow::Owned(ColumnStats::absent(leaf, file.rows)),
             });
             let of_leaf: Vec<Cow<'_, ColumnStats>> = of_leaf.collect();
-            self.widen_column(id, leaf, had_rows, first_file, of_leaf.iter().map(AsRef::as_ref))
+            let absent = had_rows.then_some(Before::Absent { inside });
+            self.widen_column(id, leaf, absent, first_file, of_leaf.iter().map(AsRef::as_ref))
                 .await
                 .map_err(|e| database_error(doing(), e))?;
         }
@@ -201,11 +207,13 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Widens what is known of `leaf` in the table by `files`. `absent`: what rows have that were there before the column
+    /// was; none if the table had no rows.
     async fn widen_column(
         &mut self,
         id: i64,
         leaf: &Column,
-        had_rows: bool,
+        absent: Option<Before>,
         first_file: i64,
         files: impl Iterator<Item = &ColumnStats>,
     ) -> Result<(), sqlx::Error> {
@@ -222,17 +230,19 @@ impl Writer<'_> {
         let mut earlier: Vec<ColumnStats> = Vec::new();
         let files: Vec<&ColumnStats> = files.collect();
         let before = match row {
-            None if had_rows => {
+            None => match absent {
                 // DuckDB keeps no such row for a column that was added to a table with rows, whatever it writes after.
-                let Some(known) = self.file_stats(id, leaf.id, first_file).await? else { return Ok(()) };
-                earlier = known;
-                Before::Absent
-            }
-            None => Before::Nothing,
+                Some(absent) => {
+                    let Some(known) = self.file_stats(id, leaf.id, first_file).await? else { return Ok(()) };
+                    earlier = known;
+                    absent
+                }
+                None => Before::Nothing,
+            },
             Some((null, nan, min, max)) => {
                 let all_null = min.is_none()
                     && max.is_none()
-                    && (!had_rows || self.all_null(id, leaf.id, first_file).await?);
+                    && (absent.is_none() || self.all_null(id, leaf.id, first_file).await?);
                 let flag = |value: Option<i64>| value.map(|value| value != 0);
                 let global = Global { contains_null: flag(null), contains_nan: flag(nan), min, max };
                 Before::Known { global, all_null }

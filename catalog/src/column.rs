@@ -63,7 +63,7 @@ pub(crate) const ENTRIES: &str = "key_value";
 
 /// Columns for a new table with the fields of `schema`: ids from 1 in pre-order, types normalised.
 ///
-/// View, large and dictionary types become plain ones; `Null` becomes varchar; timestamps in seconds become
+/// What is inside a column may be NULL, but for keys of maps. View, large and dictionary types become plain ones; `Null` becomes varchar; timestamps in seconds become
 /// milliseconds; times become microseconds, and so do timestamps with a time zone, which are kept in UTC.
 ///
 /// # Errors
@@ -168,6 +168,11 @@ fn from_field(field: &Field, name: &str, next: &mut i64) -> Result<Column> {
     })
 }
 
+/// A column inside another: NOT NULL is for columns alone.
+fn inside(field: &Field, name: &str, next: &mut i64) -> Result<Column> {
+    Ok(Column { nullable: true, ..from_field(field, name, next)? })
+}
+
 fn from_type(field: &Field, name: &str, next: &mut i64) -> Result<(LakeType, Vec<Column>)> {
     use arrow::datatypes::TimeUnit::{Microsecond, Millisecond, Nanosecond, Second};
     let refuse = |ty: &DataType, hint: &str| {
@@ -222,10 +227,10 @@ fn from_type(field: &Field, name: &str, next: &mut i64) -> Result<(LakeType, Vec
         | DataType::FixedSizeList(item, _)
         | DataType::ListView(item)
         | DataType::LargeListView(item) => {
-            return Ok((LakeType::List, vec![from_field(item, ELEMENT, next)?]));
+            return Ok((LakeType::List, vec![inside(item, ELEMENT, next)?]));
         }
         DataType::Struct(fields) if !fields.is_empty() => {
-            let children = fields.iter().map(|f| from_field(f, f.name(), next)).collect::<Result<_>>()?;
+            let children = fields.iter().map(|f| inside(f, f.name(), next)).collect::<Result<_>>()?;
             return Ok((LakeType::Struct, children));
         }
         ty @ DataType::Map(entries, _) => {
@@ -235,11 +240,8 @@ fn from_type(field: &Field, name: &str, next: &mut i64) -> Result<(LakeType, Vec
             let [key, value] = pair.as_ref() else {
                 return refuse(ty, "rebuild the map with map(keys, values)");
             };
-            let key = from_field(key, KEY, next)?;
-            return Ok((
-                LakeType::Map,
-                vec![Column { nullable: false, ..key }, from_field(value, VALUE, next)?],
-            ));
+            let key = inside(key, KEY, next)?;
+            return Ok((LakeType::Map, vec![Column { nullable: false, ..key }, inside(value, VALUE, next)?]));
         }
         ty @ (DataType::Interval(_) | DataType::Duration(_)) => {
             return refuse(ty, "store a number of seconds, for example extract(epoch from x)");

@@ -440,9 +440,7 @@ fn table_columns(history: &[ColumnRow], ours: &HashMap<(i64, i64), String>, id: 
     let alive: HashSet<i64> = live.iter().map(|row| row.column_id).collect();
     let past = history
         .iter()
-        .filter(|row| {
-            row.parent_column.is_none() && row.begin_snapshot <= id && alive.contains(&row.column_id)
-        })
+        .filter(|row| row.begin_snapshot <= id && alive.contains(&row.column_id))
         .map(|row| Past {
             column: row.column_id,
             begin: row.begin_snapshot,
@@ -466,12 +464,15 @@ fn children(
     name_of: &impl Fn(&ColumnRow) -> String,
 ) -> Vec<Column> {
     let own = rows.iter().filter(|row| row.parent_column == parent);
+    let holder = rows.iter().find(|row| Some(row.column_id) == parent);
+    let field = holder.is_some_and(|row| LakeType::from(row.column_type.as_str()) == LakeType::Struct);
     own.map(|row| Column {
         id: row.column_id,
         name: row.column_name.clone(),
         physical: name_of(row),
         ty: LakeType::from(row.column_type.as_str()),
-        nullable: row.nulls_allowed != Some(0),
+        // DuckDB says of fields that it adds to structs that they are not, and writes NULL for them.
+        nullable: field || row.nulls_allowed != Some(0),
         initial_default: row.initial_default.clone(),
         // The specification writes "no default" as this word.
         default: row.default_value.clone().filter(|text| text != "NULL"),

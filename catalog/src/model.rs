@@ -155,7 +155,8 @@ pub struct TableDef {
     /// Spans of snapshots, first and end, in which a field inside a column had another name than in our files: what
     /// other engines added then has names that we would not find.
     pub(crate) misnamed: Vec<(i64, Option<i64>)>,
-    /// The names that its columns had in SQL, those of today among them: files of other engines have them.
+    /// The names that its columns and the fields inside them had in SQL, those of today among them: files of other
+    /// engines have them.
     pub(crate) past: Vec<Past>,
     /// Every name that a column or field of it ever had in files.
     pub(crate) taken: BTreeSet<String>,
@@ -281,6 +282,13 @@ impl TableDef {
         let then =
             spans().find(|past| past.begin <= file.begin && past.end.is_none_or(|end| file.begin < end));
         Some(then.map_or(column.physical.as_str(), |past| past.name.as_str()))
+    }
+
+    /// Whether `file` was written before `leaf`, which has no columns inside it, was added inside another column.
+    pub fn lacks(&self, leaf: &Column, file: &DataFile) -> bool {
+        // As in `name_in`; a file that another engine added without statistics still has the columns of its day.
+        let since = || self.past.iter().filter(|past| past.column == leaf.id).map(|past| past.begin).min();
+        !file.stats.contains_key(&leaf.id) && (file.id < 0 || since().is_none_or(|since| file.begin <= since))
     }
 
     /// Whether this program can read and write all columns.

@@ -25,8 +25,8 @@ pub(crate) struct Global {
 pub(crate) enum Before {
     /// The table never had a row.
     Nothing,
-    /// Rows, of which no file knows the column: it was added later.
-    Absent,
+    /// Rows, of which no file knows the column: it was added later. `inside` another, which may be NULL in some of them.
+    Absent { inside: bool },
     /// This is known. `all_null` if no value is known to exist, so that absent bounds are those of no values.
     Known { global: Global, all_null: bool },
 }
@@ -43,10 +43,12 @@ pub(crate) fn widen<'a>(
     let (mut nulls, mut nan) = (false, Some(false));
     match &before {
         Before::Nothing => {}
-        Before::Absent => match &column.initial_default {
-            Some(_) => range.add(decode(&column.initial_default), decode(&column.initial_default)),
-            None => nulls = true,
-        },
+        Before::Absent { inside } => {
+            if column.initial_default.is_some() {
+                range.add(decode(&column.initial_default), decode(&column.initial_default));
+            }
+            nulls = *inside || column.initial_default.is_none();
+        }
         Before::Known { global, all_null } => {
             nulls = global.contains_null.unwrap_or(true);
             nan = global.contains_nan;
@@ -177,11 +179,14 @@ mod tests {
     fn an_added_column_counts_its_default() {
         let values = [stats(1, 0, Some("4"), Some("5"))];
         let mut added = column(LakeType::Int32);
-        let global = widen(&added, Before::Absent, values.iter());
+        let global = widen(&added, Before::Absent { inside: false }, values.iter());
         assert_eq!((global.contains_null, global.min.as_deref()), (Some(true), Some("4")));
         added.initial_default = Some("-7".to_owned());
-        let global = widen(&added, Before::Absent, values.iter());
+        let global = widen(&added, Before::Absent { inside: false }, values.iter());
         assert_eq!((global.contains_null, global.min.as_deref()), (Some(false), Some("-7")));
+        // The struct that it is in may be NULL.
+        let global = widen(&added, Before::Absent { inside: true }, values.iter());
+        assert_eq!((global.contains_null, global.min.as_deref()), (Some(true), Some("-7")));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConve
 use prost::Message;
 use skep_common::{Error, Result};
 
-use crate::{functions, text};
+use crate::{functions, scan, text};
 
 /// The codec of one operator.
 pub trait NodeCodec: Debug + Send + Sync {
@@ -34,6 +34,8 @@ pub trait NodeCodec: Debug + Send + Sync {
 
 /// The name of text scans on the wire: leaves of DataFusion's, over a source of ours.
 const TEXT_SCAN: &str = "text_scan";
+/// That of scans which read maps by the names of what is inside.
+const NAMED_SCAN: &str = "named_scan";
 
 /// The codec of all operators of ours. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -88,6 +90,9 @@ impl PhysicalExtensionCodec for Codec {
         if wire.name == TEXT_SCAN {
             return text::decode_scan(&wire.body, context, self, converter).map_err(external);
         }
+        if wire.name == NAMED_SCAN {
+            return scan::decode_scan(&wire.body, context, self, converter).map_err(external);
+        }
         let codec = self.0.iter().find(|codec| codec.name() == wire.name).ok_or_else(|| {
             external(
                 Error::internal(format!("plan node '{}' is not known here", wire.name))
@@ -105,6 +110,7 @@ impl PhysicalExtensionCodec for Codec {
     ) -> DataFusionResult<()> {
         let found = self.0.iter().find_map(|codec| Some((codec.name(), codec.encode(node.as_ref())?)));
         let found = found.or_else(|| Some((TEXT_SCAN, text::encode_scan(node.as_ref(), self, converter)?)));
+        let found = found.or_else(|| Some((NAMED_SCAN, scan::encode_scan(node.as_ref(), self, converter)?)));
         let Some((name, body)) = found else {
             return Err(external(Error::internal(format!("plan node '{}' cannot travel", node.name()))));
         };

@@ -26,7 +26,7 @@ use skep_common::Result;
 
 use crate::environment::Environment;
 use crate::placement::{OnCoordinator, Replicas};
-use crate::scan::{Bounds, Layout, Reports, ScanReport, groups, keep, numbered};
+use crate::scan::{Bounds, Layout, Reports, ScanReport, groups, keep, numbered, scan_by_name};
 use crate::{error, files, types};
 
 /// Bytes after a Parquet footer that are read with it.
@@ -209,6 +209,7 @@ impl SkepTable {
             .create_physical_plan(session, config)
             .await
             .map_err(error::from_datafusion)?;
+        let scan = if self.layout.by_name(&used) { scan_by_name(&scan)? } else { scan };
         self.named(scan, &schema, &used)
     }
 

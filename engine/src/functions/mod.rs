@@ -4,6 +4,7 @@ mod assign;
 mod check;
 mod decode;
 mod differs;
+mod fill;
 mod part;
 mod partition;
 mod shape;
@@ -19,8 +20,9 @@ pub(crate) use assign::assign;
 pub(crate) use check::{check, shown};
 pub(crate) use decode::{Decoded, REASON as DECODE_REASON, decode};
 pub(crate) use differs::differs;
+pub(crate) use fill::{Defaults, fill};
 pub(crate) use partition::{partition, partition_of};
-pub(crate) use shape::shape;
+pub(crate) use shape::{fit, shape};
 pub(crate) use single::single;
 pub(crate) use sketch::sketch;
 
@@ -31,10 +33,10 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
         check::function(),
         decode::function(),
         differs::function(),
+        fill::function(),
         partition::function(),
-        shape::function(),
     ];
-    own.into_iter().chain(part::functions()).collect()
+    own.into_iter().chain(shape::functions()).chain(part::functions()).collect()
 }
 
 fn aggregates() -> Vec<Arc<AggregateUDF>> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::sql::sqlparser::ast;
 use skep_catalog::{
-    Change, Check, Column, DataFile, LakeType, TableDef, Transform, columns_from_arrow, leaves,
+    Change, Check, Column, DataFile, KEY, LakeType, TableDef, Transform, columns_from_arrow, leaves,
 };
 use skep_common::{Error, Position, Result};
 
@@ -211,6 +211,16 @@ impl Work<'_> {
             AlterAction::SetType { path, ty } => self.set_type(path, ty).await,
             AlterAction::SetNullable { path, nullable } => self.set_nullable(path, *nullable),
             AlterAction::SetDefault { path, default } => {
+                find(&mut self.def.columns, path)?;
+                if path.parts.len() > 1 {
+                    return Err(tables::placed(
+                        Error::unsupported(format!(
+                            "'{path}' is a field of a struct, and whoever inserts a struct gives all of its fields"
+                        ))
+                        .hint("ADD COLUMN ... DEFAULT gives a field its value in the structs that are there"),
+                        path.at,
+                    ));
+                }
                 let column = clauses::top(&self.def.columns, path, "DEFAULT")?;
                 let value = match default {
                     Some(expr) => constant::default(self.planner, expr, &column.name, &column.ty)
@@ -338,30 +348,30 @@ impl Work<'_> {
                 ),
             ));
         }
-        self.not_in_files(path).await?;
+        self.no_key(path).await?;
         let ty = crate::types::arrow_type(&spec.ty).map_err(place)?;
         let field = datafusion::arrow::datatypes::Field::new(&spec.name, ty, spec.nullable);
         let mut made = columns_from_arrow(&Schema::new(vec![field])).map_err(place)?;
         let Some(mut column) = made.pop() else { return Ok(()) };
         let first = self.def.next_column_id;
         let last = renumber(&mut column, first);
+        if nested && !spec.nullable {
+            // A struct that is NULL has NULL for all of its fields.
+            return Err(place(
+                Error::invalid(format!("field '{path}' cannot be NOT NULL"))
+                    .hint("add it without NOT NULL; a column can be, ALTER COLUMN ... SET NOT NULL"),
+            ));
+        }
         if let Some(expr) = &spec.default {
-            if nested {
-                return Err(place(
-                    Error::unsupported(format!("field '{path}' cannot have a default"))
-                        .hint("add it without: it is NULL in the rows that are there"),
-                ));
-            }
             let value = constant::default(self.planner, expr, &spec.name, &column.ty).await.map_err(place)?;
             column.initial_default.clone_from(&value);
             column.default = value;
         }
         let missing = !spec.nullable && column.initial_default.is_none();
-        if missing && (nested || self.def.record_count > 0) {
-            let what = if nested { "field" } else { "column" };
+        if missing && self.def.record_count > 0 {
             return Err(place(
                 Error::invalid(format!(
-                    "{what} '{path}' cannot be NOT NULL: the rows that are there would have NULL for it"
+                    "column '{path}' cannot be NOT NULL: the rows that are there would have NULL for it"
                 ))
                 .hint("give it a DEFAULT, or add it without NOT NULL"),
             ));
@@ -407,7 +417,7 @@ impl Work<'_> {
                     .hint("ALTER TABLE ... RESET SORTED BY first"),
             ));
         }
-        self.not_in_files(path).await?;
+        self.no_key(path).await?;
         let siblings = siblings(&mut self.def.columns, path)?;
         if siblings.len() == 1 {
             return Err(place(
@@ -441,11 +451,11 @@ impl Work<'_> {
         ))
     }
 
-    /// Refuses to add or drop a field inside a map that files have: what is inside of maps is read by position.
-    async fn not_in_files(&mut self, path: &ColumnPath) -> Result<()> {
-        match map_around(&mut self.def.columns, path)? {
+    /// Refuses to add or drop a field of the keys of a map that files have: keys that differ would become equal.
+    async fn no_key(&mut self, path: &ColumnPath) -> Result<()> {
+        match map_by_key(&mut self.def.columns, path)? {
             Some(map) if !self.files().await?.is_empty() => Err(tables::placed(
-                Error::unsupported(format!("fields inside the map '{map}' cannot come or go: files have it"))
+                Error::unsupported(format!("the keys of map '{map}' stay as they are: files have them"))
                     .hint("CREATE OR REPLACE TABLE t AS SELECT ... FROM t builds the map anew"),
                 path.at,
             )),
@@ -670,11 +680,11 @@ fn siblings<'a>(columns: &'a mut Vec<Column>, path: &ColumnPath) -> Result<&'a m
     Ok(&mut column.children)
 }
 
-/// The map in which the column at `path` stands or would stand.
-fn map_around(columns: &mut [Column], path: &ColumnPath) -> Result<Option<ColumnPath>> {
+/// The map of whose keys the column at `path` is or would be a part.
+fn map_by_key(columns: &mut [Column], path: &ColumnPath) -> Result<Option<ColumnPath>> {
     for depth in 1..path.parts.len() {
         let upto = ColumnPath { parts: path.parts[..depth].to_vec(), at: path.at };
-        if find(columns, &upto)?.ty == LakeType::Map {
+        if path.parts[depth] == KEY && find(columns, &upto)?.ty == LakeType::Map {
             return Ok(Some(upto));
         }
     }

@@ -15,6 +15,7 @@
 
 mod asked;
 mod bounds;
+mod by_name;
 mod changed;
 mod derive;
 mod facts;
@@ -29,6 +30,7 @@ mod whole;
 
 pub(crate) use asked::ask;
 pub(crate) use bounds::Bounds;
+pub(crate) use by_name::{decode as decode_scan, encode as encode_scan, scan_by_name};
 pub(crate) use changed::ChangedTable;
 pub use facts::FactsCache;
 pub(crate) use groups::groups;

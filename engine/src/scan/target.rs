@@ -25,6 +25,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use skep_catalog::{DataFile, ROW_ID_COLUMN, SNAPSHOT_COLUMN};
 use skep_common::{Error, Result};
 
+use super::by_name::scan_by_name;
 use super::hidden::Hidden;
 use super::rows::{FILE, FIRST, ROWS, RowsExec, STAMP, fields};
 use super::whole::WholeFiles;
@@ -210,6 +211,7 @@ async fn scan_files(
         .create_physical_plan(session, config)
         .await
         .map_err(error::from_datafusion)?;
+    let scan = if layout.by_name(own) { scan_by_name(&scan)? } else { scan };
     if numbered.is_some() { whole(&scan) } else { Ok(scan) }
 }
 
@@ -232,9 +234,7 @@ fn whole(scan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         .downcast_ref::<DataSourceExec>()
         .and_then(|source| source.data_source().downcast_ref::<FileScanConfig>())
         .ok_or_else(|| Error::internal("a scan of files is none"))?;
-    let source = config.file_source().downcast_ref::<ParquetSource>();
-    let source = source.ok_or_else(|| Error::internal("a scan of files is none of Parquet"))?;
-    let source: Arc<dyn FileSource> = Arc::new(WholeFiles::new(source.clone()));
+    let source: Arc<dyn FileSource> = Arc::new(WholeFiles::new(Arc::clone(config.file_source())));
     Ok(DataSourceExec::from_data_source(
         FileScanConfigBuilder::from(config.clone()).with_source(source).build(),
     ))

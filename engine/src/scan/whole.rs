@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileSource, ParquetSource};
+use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileSource};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result;
 use datafusion::physical_expr::projection::ProjectionExprs;
@@ -19,11 +19,25 @@ use object_store::ObjectStore;
 ///
 /// It travels as the Parquet scan that it is: what arrives is only run, not optimised.
 #[derive(Clone)]
-pub(crate) struct WholeFiles(Arc<dyn FileSource>);
+pub(crate) struct WholeFiles {
+    plain: Arc<dyn FileSource>,
+    by_name: bool,
+}
 
 impl WholeFiles {
-    pub(crate) fn new(source: ParquetSource) -> Self {
-        Self(Arc::new(source))
+    /// The files of `plain`, which is a source of Parquet files, or one of these.
+    pub(crate) fn new(plain: Arc<dyn FileSource>) -> Self {
+        plain.downcast_ref::<Self>().cloned().unwrap_or(Self { plain, by_name: false })
+    }
+
+    /// The same of a scan that reads [by name](super::by_name), and travels as such.
+    pub(super) fn by_name(self) -> Self {
+        Self { by_name: true, ..self }
+    }
+
+    /// The source below, of a scan that reads by name.
+    pub(super) fn plain(&self) -> Option<Arc<dyn FileSource>> {
+        self.by_name.then(|| Arc::clone(&self.plain))
     }
 }
 
@@ -34,16 +48,16 @@ impl FileSource for WholeFiles {
         config: &FileScanConfig,
         partition: usize,
     ) -> Result<Arc<dyn FileOpener>> {
-        self.0.create_file_opener(store, config, partition)
+        self.plain.create_file_opener(store, config, partition)
     }
 
     fn table_schema(&self) -> &TableSchema {
-        self.0.table_schema()
+        self.plain.table_schema()
     }
 
     /// What a scan calls to open its files, when nothing is decided any more: the plain reader.
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
-        self.0.with_batch_size(batch_size)
+        self.plain.with_batch_size(batch_size)
     }
 
     fn supports_repartitioning(&self) -> bool {
@@ -51,31 +65,32 @@ impl FileSource for WholeFiles {
     }
 
     fn try_pushdown_projection(&self, projection: &ProjectionExprs) -> Result<Option<Arc<dyn FileSource>>> {
-        let pushed = self.0.try_pushdown_projection(projection)?;
-        Ok(pushed.map(|source| Arc::new(Self(source)) as Arc<dyn FileSource>))
+        let pushed = self.plain.try_pushdown_projection(projection)?;
+        let by_name = self.by_name;
+        Ok(pushed.map(|plain| Arc::new(Self { plain, by_name }) as Arc<dyn FileSource>))
     }
 
     fn projection(&self) -> Option<&ProjectionExprs> {
-        self.0.projection()
+        self.plain.projection()
     }
 
     fn metrics(&self) -> &ExecutionPlanMetricsSet {
-        self.0.metrics()
+        self.plain.metrics()
     }
 
     fn file_type(&self) -> &str {
-        self.0.file_type()
+        self.plain.file_type()
     }
 
     fn fmt_extra(&self, kind: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt_extra(kind, f)
+        self.plain.fmt_extra(kind, f)
     }
 
     fn apply_expressions(
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        self.0.apply_expressions(f)
+        self.plain.apply_expressions(f)
     }
 
     fn try_to_proto(
@@ -83,6 +98,6 @@ impl FileSource for WholeFiles {
         config: &FileScanConfig,
         context: &ExecutionPlanEncodeCtx<'_>,
     ) -> Result<Option<PhysicalPlanNode>> {
-        self.0.try_to_proto(config, context)
+        if self.by_name { Ok(None) } else { self.plain.try_to_proto(config, context) }
     }
 }
