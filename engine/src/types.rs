@@ -13,10 +13,9 @@ use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::sqlparser::ast::{
     ArrayElemTypeDef, DataType as SqlType, ExactNumberInfo, ObjectName, StructField, TimezoneInfo,
 };
-use datafusion::sql::sqlparser::parser::Parser;
 use skep_common::{Error, Result};
 
-use crate::sql::SkepDialect;
+use crate::sql::parse_type;
 use crate::{error, names};
 
 /// Digits of a DECIMAL that does not say how many.
@@ -218,8 +217,7 @@ pub(crate) fn sql_type(ty: &DataType) -> Result<SqlType> {
     // A parameter that is NULL takes any type.
     let name = if ty.is_null() { "VARCHAR".to_owned() } else { sql_name(ty) };
     let unknown = || Error::unsupported(format!("values of the type {ty} cannot be parameters"));
-    let parser = Parser::new(&SkepDialect).try_with_sql(&name);
-    parser.and_then(|mut parser| parser.parse_data_type()).map_err(|_| unknown())
+    parse_type(&name).map_err(|_| unknown())
 }
 
 /// The plain Arrow type of `ty`: no views, no dictionaries, no large offsets, no narrow decimals, at any depth.

@@ -80,5 +80,15 @@ pub fn parse_query(sql: &str) -> Result<Box<ast::Query>> {
     }
 }
 
+/// Reads `sql` as a type.
+///
+/// # Errors
+/// [`Kind::Invalid`](skep_common::Kind::Invalid) for anything else.
+pub(crate) fn parse_type(sql: &str) -> Result<ast::DataType> {
+    let mut reader = Reader::new(sql)?;
+    let result = reader.parser.parse_data_type();
+    reader.ok(result)
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,11 @@
 //! One statement from the tokens of a script.
 
+use std::collections::HashSet;
+
 use datafusion::sql::sqlparser::ast::{self, Ident};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 use skep_common::{Error, Position, Result};
 
 use super::statement::{Described, Name, Parsed, Statement};
@@ -70,6 +72,30 @@ fn tags(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
+/// Takes `>>` before `[]` apart: of `STRUCT<a STRUCT<b INT>>[]` the parser would give the brackets to the inner type.
+fn closed_types(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let solid: Vec<usize> =
+        (0..tokens.len()).filter(|&at| !matches!(tokens[at].token, Token::Whitespace(_))).collect();
+    let brackets = |window: &&[usize]| {
+        window.iter().map(|&at| &tokens[at].token).eq([
+            &Token::ShiftRight,
+            &Token::LBracket,
+            &Token::RBracket,
+        ])
+    };
+    let found: HashSet<usize> = solid.windows(3).filter(brackets).map(|window| window[0]).collect();
+    let apart = |(at, token): (usize, TokenWithSpan)| {
+        if !found.contains(&at) {
+            return vec![token];
+        }
+        let (start, end) = (token.span.start, token.span.end);
+        let middle = Location { line: start.line, column: start.column + 1 };
+        let put = |start, end| TokenWithSpan { token: Token::Gt, span: Span::new(start, end) };
+        vec![put(start, middle), put(middle, end)]
+    };
+    if found.is_empty() { tokens } else { tokens.into_iter().enumerate().flat_map(apart).collect() }
+}
+
 impl<'a> Reader<'a> {
     pub(super) fn new(sql: &'a str) -> Result<Self> {
         let mut tokens = Tokenizer::new(&SkepDialect, sql).tokenize_with_location().map_err(|error| {
@@ -80,7 +106,7 @@ impl<'a> Reader<'a> {
             }
         })?;
         number_parameters(&mut tokens);
-        let tokens = tags(tokens);
+        let tokens = closed_types(tags(tokens));
         let parser =
             Parser::new(&SkepDialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens);
         let lines = std::iter::once(0).chain(sql.match_indices('\n').map(|(at, _)| at + 1)).collect();
