@@ -24,6 +24,7 @@ pub mod guard;
 pub mod names;
 pub mod placement;
 pub mod planner;
+mod provider;
 pub mod runtime;
 pub mod scan;
 pub mod settings;

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chrono::DateTime;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::datasource::TableType;
+use datafusion::catalog::Session;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -26,6 +24,7 @@ use skep_common::Result;
 
 use crate::environment::Environment;
 use crate::placement::{OnCoordinator, Replicas};
+use crate::provider::Scan;
 use crate::scan::{Bounds, Layout, Reports, ScanReport, groups, keep, numbered, scan_by_name};
 use crate::{error, files, types};
 
@@ -166,6 +165,52 @@ impl SkepTable {
         Ok(scans.collect())
     }
 
+    /// Tells EXPLAIN which files are read.
+    pub(crate) fn report(&self, session: &dyn Session, kept: &[Arc<DataFile>]) {
+        if let Some(reports) = session.config().get_extension::<Reports>() {
+            let bytes = |files: &[Arc<DataFile>]| files.iter().map(|file| file.bytes).sum();
+            reports.add(ScanReport {
+                table: format!("{}.{}", self.def.schema_name, self.def.name),
+                files_total: self.files.len(),
+                files_kept: kept.len(),
+                bytes_total: bytes(&self.files),
+                bytes_kept: bytes(kept),
+            });
+        }
+    }
+
+    /// The scan under the names of SQL.
+    fn named(
+        &self,
+        scan: Arc<dyn ExecutionPlan>,
+        schema: &Schema,
+        used: &[usize],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let scanned = scan.schema();
+        if scanned.fields().len() == used.len()
+            && scanned
+                .fields()
+                .iter()
+                .zip(schema.fields())
+                .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
+        {
+            return Ok(scan);
+        }
+        let mut names = Vec::with_capacity(used.len());
+        for (&at, field) in used.iter().zip(schema.fields()) {
+            names.push((self.layout.expr(at, &scanned, field)?, field.name().clone()));
+        }
+        let projection = ProjectionExec::try_new(names, scan).map_err(error::from_datafusion)?;
+        Ok(Arc::new(projection))
+    }
+}
+
+#[async_trait]
+impl Scan for SkepTable {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     async fn plan(
         &self,
         session: &dyn Session,
@@ -211,73 +256,5 @@ impl SkepTable {
             .map_err(error::from_datafusion)?;
         let scan = if self.layout.by_name(&used) { scan_by_name(&scan)? } else { scan };
         self.named(scan, &schema, &used)
-    }
-
-    /// Tells EXPLAIN which files are read.
-    pub(crate) fn report(&self, session: &dyn Session, kept: &[Arc<DataFile>]) {
-        if let Some(reports) = session.config().get_extension::<Reports>() {
-            let bytes = |files: &[Arc<DataFile>]| files.iter().map(|file| file.bytes).sum();
-            reports.add(ScanReport {
-                table: format!("{}.{}", self.def.schema_name, self.def.name),
-                files_total: self.files.len(),
-                files_kept: kept.len(),
-                bytes_total: bytes(&self.files),
-                bytes_kept: bytes(kept),
-            });
-        }
-    }
-
-    /// The scan under the names of SQL.
-    fn named(
-        &self,
-        scan: Arc<dyn ExecutionPlan>,
-        schema: &Schema,
-        used: &[usize],
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let scanned = scan.schema();
-        if scanned.fields().len() == used.len()
-            && scanned
-                .fields()
-                .iter()
-                .zip(schema.fields())
-                .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
-        {
-            return Ok(scan);
-        }
-        let mut names = Vec::with_capacity(used.len());
-        for (&at, field) in used.iter().zip(schema.fields()) {
-            names.push((self.layout.expr(at, &scanned, field)?, field.name().clone()));
-        }
-        let projection = ProjectionExec::try_new(names, scan).map_err(error::from_datafusion)?;
-        Ok(Arc::new(projection))
-    }
-}
-
-#[async_trait]
-impl TableProvider for SkepTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    /// Statistics prove the absence of rows, not their presence: the filter stays in the plan.
-    fn supports_filters_pushdown(
-        &self,
-        filters: &[&Expr],
-    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
-    }
-
-    async fn scan(
-        &self,
-        session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        self.plan(session, projection, filters, limit).await.map_err(error::to_datafusion)
     }
 }

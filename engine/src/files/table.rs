@@ -6,17 +6,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, ArrayRef, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use datafusion::catalog::{Session, TableProvider};
+use datafusion::catalog::Session;
 use datafusion::common::ScalarValue;
-use datafusion::datasource::TableType;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileScanConfigBuilder, FileSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use object_store::{ObjectMeta, ObjectStore};
@@ -26,6 +24,7 @@ use super::place::Place;
 use super::{FileOptions, Kind, infer, list, partitions, shown};
 use crate::environment::Environment;
 use crate::placement::OnCoordinator;
+use crate::provider::Scan;
 use crate::scan::{FileFacts, Reports, ScanReport, groups, keep};
 use crate::text::{Compression, Format, TextSource, record_schema};
 use crate::{error, types};
@@ -183,6 +182,47 @@ impl FileTable {
         infer::headers(&place.store, &store, files, options).await
     }
 
+    fn report(&self, session: &dyn Session, kept: &[usize]) {
+        if let Some(reports) = session.config().get_extension::<Reports>() {
+            reports.add(ScanReport {
+                table: format!("'{}'", self.place.text),
+                files_total: self.files.len(),
+                files_kept: kept.len(),
+                bytes_total: self.files.iter().map(|file| file.size).sum(),
+                bytes_kept: kept.iter().map(|&at| self.files[at].size).sum(),
+            });
+        }
+    }
+
+    /// One format for all files: a scan has one.
+    fn text_format(&self) -> Result<Option<Format>> {
+        let mut found: Option<(Compression, &ObjectMeta)> = None;
+        for file in &self.files {
+            let Some(format) = self.options.text(file.location.as_ref()) else { return Ok(None) };
+            match found {
+                Some((compression, other)) if compression != format.compression => {
+                    return Err(Error::unsupported(format!(
+                        "'{}' and '{}' are packed differently",
+                        shown(&self.place.store, &other.location),
+                        shown(&self.place.store, &file.location)
+                    ))
+                    .hint("read the files of each compression by a pattern of their own, with UNION ALL"));
+                }
+                Some(_) => {}
+                None => found = Some((format.compression, file)),
+            }
+        }
+        let format = found.and_then(|(_, file)| self.options.text(file.location.as_ref()));
+        Ok(format.map(|format| Format { records: self.records, ..format }))
+    }
+}
+
+#[async_trait]
+impl Scan for FileTable {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     async fn plan(
         &self,
         session: &dyn Session,
@@ -190,6 +230,7 @@ impl FileTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        debug_assert!(self.options.kind == Kind::Parquet || !self.files.is_empty());
         let facts = Folders { table: self };
         let mask = keep(session, &self.schema, filters, &facts);
         let kept: Vec<usize> = (0..self.files.len()).filter(|&at| mask[at]).collect();
@@ -235,69 +276,6 @@ impl FileTable {
                 .await
                 .map_err(error::from_datafusion),
         }
-    }
-
-    fn report(&self, session: &dyn Session, kept: &[usize]) {
-        if let Some(reports) = session.config().get_extension::<Reports>() {
-            reports.add(ScanReport {
-                table: format!("'{}'", self.place.text),
-                files_total: self.files.len(),
-                files_kept: kept.len(),
-                bytes_total: self.files.iter().map(|file| file.size).sum(),
-                bytes_kept: kept.iter().map(|&at| self.files[at].size).sum(),
-            });
-        }
-    }
-
-    /// One format for all files: a scan has one.
-    fn text_format(&self) -> Result<Option<Format>> {
-        let mut found: Option<(Compression, &ObjectMeta)> = None;
-        for file in &self.files {
-            let Some(format) = self.options.text(file.location.as_ref()) else { return Ok(None) };
-            match found {
-                Some((compression, other)) if compression != format.compression => {
-                    return Err(Error::unsupported(format!(
-                        "'{}' and '{}' are packed differently",
-                        shown(&self.place.store, &other.location),
-                        shown(&self.place.store, &file.location)
-                    ))
-                    .hint("read the files of each compression by a pattern of their own, with UNION ALL"));
-                }
-                Some(_) => {}
-                None => found = Some((format.compression, file)),
-            }
-        }
-        let format = found.and_then(|(_, file)| self.options.text(file.location.as_ref()));
-        Ok(format.map(|format| Format { records: self.records, ..format }))
-    }
-}
-
-#[async_trait]
-impl TableProvider for FileTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    fn supports_filters_pushdown(
-        &self,
-        filters: &[&Expr],
-    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
-    }
-
-    async fn scan(
-        &self,
-        session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        debug_assert!(self.options.kind == Kind::Parquet || !self.files.is_empty());
-        self.plan(session, projection, filters, limit).await.map_err(error::to_datafusion)
     }
 }
 

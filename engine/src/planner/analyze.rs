@@ -15,6 +15,7 @@ use skep_common::{Error, Result};
 
 use super::insert::targets;
 use super::{Planner, tables};
+use crate::provider::provide;
 use crate::sql::Name;
 use crate::{error, functions};
 
@@ -48,7 +49,7 @@ impl Planner {
             )));
         }
         chosen.retain(takes);
-        let source = provider_as_source(Arc::new(tables::own(self, &table).await?));
+        let source = provider_as_source(provide(Arc::new(tables::own(self, &table).await?)));
         let mut exprs: Vec<Expr> = Vec::with_capacity(chosen.len() + 1);
         for (at, column) in chosen.iter().enumerate() {
             let column = Expr::Column(Qualified::new_unqualified(&table.columns[*column].name));

@@ -29,6 +29,7 @@ use skep_common::{Error, Position, Result};
 
 use super::{Planner, tables};
 use crate::functions::differs;
+use crate::provider::provide;
 use crate::scan::{self, ChangedTable, ROW_ID, STAMP};
 use crate::sql::Name;
 use crate::{error, names};
@@ -301,7 +302,8 @@ async fn rows(
     let asked: Vec<Arc<DataFile>> = files.iter().map(|(_, file)| Arc::clone(file)).collect();
     scan::ask(&planner.environment, def, &asked).await?;
     let table = ChangedTable::new(def, files, &planner.environment, planner.settings.view_types())?;
-    LogicalPlanBuilder::scan(name, provider_as_source(Arc::new(table)), None).map_err(error::from_datafusion)
+    LogicalPlanBuilder::scan(name, provider_as_source(provide(Arc::new(table))), None)
+        .map_err(error::from_datafusion)
 }
 
 fn of(table: &str, name: &str) -> Expr {

@@ -27,6 +27,7 @@ use super::write::{absent, placed, project};
 use crate::error;
 use crate::files::{Declared, FileOptions, FileTable, Kind, Place, SOURCE, shown};
 use crate::functions::{self, DECODE_REASON, Decoded};
+use crate::provider::provide;
 use crate::sql::CopyInto;
 use crate::text::{LINE, RAW, UTF8};
 
@@ -293,7 +294,7 @@ fn places(table: &TableDef, files: &SchemaRef, listed: Option<&[usize]>) -> Resu
 }
 
 fn scan(files: FileTable) -> Result<LogicalPlan> {
-    LogicalPlanBuilder::scan("files", provider_as_source(Arc::new(files)), None)
+    LogicalPlanBuilder::scan("files", provider_as_source(provide(Arc::new(files))), None)
         .and_then(LogicalPlanBuilder::build)
         .map_err(error::from_datafusion)
 }

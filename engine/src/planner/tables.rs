@@ -10,6 +10,7 @@ use skep_common::{Error, Position, Result};
 use super::references::{self, Reference};
 use super::{Planner, history, information, view};
 use crate::files::{FileOptions, FileTable, Place, declared};
+use crate::provider::provide;
 use crate::sql::Name;
 use crate::table::SkepTable;
 use crate::{files, names, scan};
@@ -46,7 +47,7 @@ async fn open(planner: &Planner, path: &str) -> Result<Arc<dyn TableProvider>> {
     let views = planner.settings.view_types();
     let table =
         FileTable::open(&planner.environment, place, options, files::Declared::default(), views).await?;
-    Ok(Arc::new(table))
+    Ok(provide(Arc::new(table)))
 }
 
 pub(super) async fn provider(
@@ -83,9 +84,9 @@ pub(super) async fn provider(
 /// The table `def`, catalog or external, with its files.
 pub(super) async fn table(planner: &Planner, def: &Arc<TableDef>) -> Result<Arc<dyn TableProvider>> {
     if def.external.is_none() {
-        return Ok(Arc::new(own(planner, def).await?));
+        return Ok(provide(Arc::new(own(planner, def).await?)));
     }
-    Ok(Arc::new(external(planner, def).await?))
+    Ok(provide(Arc::new(external(planner, def).await?)))
 }
 
 /// The files of an external table, as they are now.

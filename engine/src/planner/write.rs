@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
-use datafusion::catalog::TableProvider;
 use datafusion::common::config::{CsvOptions, JsonOptions};
 use datafusion::common::{Column as Qualified, ScalarValue};
 use datafusion::datasource::file_format::csv::CsvFormatFactory;
@@ -23,6 +22,7 @@ use skep_common::{Error, Position, Result};
 use super::{Noted, Planner, Replaced, constant, tables};
 use crate::files::{Declared, FileOptions, FileTable, Kind, Place};
 use crate::functions::assign;
+use crate::provider::Scan;
 use crate::sql::{ColumnSpec, CopyTo, CreateExternal, CreateTable, CreateTableAs, Name};
 use crate::{error, functions, names, types};
 
@@ -228,7 +228,7 @@ impl Planner {
         let kind = options.kind;
         let declared = Declared { columns, partitions };
         let table = FileTable::open(&self.environment, place, options, declared, false).await?;
-        let mut columns = columns_from_arrow(&table.schema())?;
+        let mut columns = columns_from_arrow(table.schema())?;
         for spec in create.columns.iter().chain(&create.partitions) {
             if let Some(column) = columns.iter_mut().find(|column| column.name == spec.name) {
                 column.comment = column.comment.take().or_else(|| spec.comment.clone());

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::datasource::TableType;
-use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::catalog::Session;
+use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_plan::ExecutionPlan;
@@ -20,6 +18,7 @@ use super::rows::{ROW_ID, STAMP};
 use super::target::stamped;
 use crate::environment::Environment;
 use crate::error;
+use crate::provider::Scan;
 use crate::table::SkepTable;
 
 /// The rows of files with the columns of the table in one snapshot, then the snapshot that a file is looked at for, and
@@ -55,12 +54,20 @@ impl ChangedTable {
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         Ok(Self { table: Arc::new(table), stamps, schema })
     }
+}
+
+#[async_trait]
+impl Scan for ChangedTable {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
 
     async fn plan(
         &self,
         session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
+        _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let columns = self.table.schema.fields().len();
         let wanted: Vec<usize> =
@@ -87,34 +94,5 @@ impl ChangedTable {
         }
         let projection = ProjectionExec::try_new(exprs, rows).map_err(error::from_datafusion)?;
         Ok(Arc::new(projection))
-    }
-}
-
-#[async_trait]
-impl TableProvider for ChangedTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    /// Statistics prove the absence of rows, not their presence: the filter stays in the plan.
-    fn supports_filters_pushdown(
-        &self,
-        filters: &[&Expr],
-    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
-    }
-
-    async fn scan(
-        &self,
-        session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        _: Option<usize>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        self.plan(session, projection, filters).await.map_err(error::to_datafusion)
     }
 }

@@ -5,18 +5,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::catalog::Session;
 use datafusion::catalog::memory::DataSourceExec;
-use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::ScalarValue;
-use datafusion::datasource::TableType;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::physical_plan::{
     FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
 };
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_plan::ExecutionPlan;
@@ -31,6 +29,7 @@ use super::rows::{FILE, FIRST, ROWS, RowsExec, STAMP, fields};
 use super::whole::WholeFiles;
 use super::{Bounds, groups};
 use crate::error;
+use crate::provider::Scan;
 use crate::table::SkepTable;
 
 /// A [`SkepTable`] whose rows can be told apart.
@@ -77,11 +76,37 @@ impl TargetTable {
         self.table.schema.fields().len()
     }
 
+    /// The columns at `wanted` of the schema, from the rows of a scan.
+    fn chosen(&self, scan: Arc<dyn ExecutionPlan>, wanted: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+        let given = scan.schema();
+        let mut exprs: Vec<(Arc<dyn PhysicalExpr>, String)> = Vec::with_capacity(wanted.len());
+        for &at in wanted {
+            let field = &self.schema.fields()[at];
+            let expr = if at < self.columns() {
+                self.table.layout.expr(at, &given, field)?
+            } else {
+                let from = given.index_of(field.name()).map_err(|e| error::from_datafusion(e.into()))?;
+                Arc::new(PhysicalColumn::new(field.name(), from))
+            };
+            exprs.push((expr, field.name().clone()));
+        }
+        let projection = ProjectionExec::try_new(exprs, scan).map_err(error::from_datafusion)?;
+        Ok(Arc::new(projection))
+    }
+}
+
+#[async_trait]
+impl Scan for TargetTable {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     async fn plan(
         &self,
         session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
+        _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let wanted: Vec<usize> =
             projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
@@ -102,24 +127,6 @@ impl TargetTable {
             scan_files(&self.table, session, &kept, &own, None, None).await?
         };
         self.chosen(scan, &wanted)
-    }
-
-    /// The columns at `wanted` of the schema, from the rows of a scan.
-    fn chosen(&self, scan: Arc<dyn ExecutionPlan>, wanted: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
-        let given = scan.schema();
-        let mut exprs: Vec<(Arc<dyn PhysicalExpr>, String)> = Vec::with_capacity(wanted.len());
-        for &at in wanted {
-            let field = &self.schema.fields()[at];
-            let expr = if at < self.columns() {
-                self.table.layout.expr(at, &given, field)?
-            } else {
-                let from = given.index_of(field.name()).map_err(|e| error::from_datafusion(e.into()))?;
-                Arc::new(PhysicalColumn::new(field.name(), from))
-            };
-            exprs.push((expr, field.name().clone()));
-        }
-        let projection = ProjectionExec::try_new(exprs, scan).map_err(error::from_datafusion)?;
-        Ok(Arc::new(projection))
     }
 }
 
@@ -238,33 +245,4 @@ fn whole(scan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     Ok(DataSourceExec::from_data_source(
         FileScanConfigBuilder::from(config.clone()).with_source(source).build(),
     ))
-}
-
-#[async_trait]
-impl TableProvider for TargetTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    /// Statistics prove the absence of rows, not their presence: the filter stays in the plan.
-    fn supports_filters_pushdown(
-        &self,
-        filters: &[&Expr],
-    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
-    }
-
-    async fn scan(
-        &self,
-        session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        _: Option<usize>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        self.plan(session, projection, filters).await.map_err(error::to_datafusion)
-    }
 }

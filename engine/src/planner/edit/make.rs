@@ -17,6 +17,7 @@ use crate::error;
 use crate::planner::insert::{cast_sql, number, placeholder, targets};
 use crate::planner::write::{absent, fitted};
 use crate::planner::{Planner, tables};
+use crate::provider::provide;
 use crate::scan::{FILE, POSITION, TargetTable};
 use crate::sql::{Assignment, Delete, Name, Statement, Target, Update};
 
@@ -113,7 +114,7 @@ impl Planner {
         let read = Arc::new(tables::own(self, &table).await?);
         let rows = TargetTable::new(Arc::clone(&read)).map_err(|e| tables::placed(e, target.table.at))?;
         let rows = Arc::new(rows);
-        self.catalogs.put(&schema, TARGET, Arc::clone(&rows) as _);
+        self.catalogs.put(&schema, TARGET, provide(Arc::clone(&rows)));
         let checks = self.conditions(&table.columns, &table.checks)?;
         let (files, parameters) = (Arc::clone(read.files()), HashMap::new());
         Ok(Open { target: target.clone(), table, files, rows, checks, schema, parameters })

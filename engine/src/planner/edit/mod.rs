@@ -41,6 +41,7 @@ use skep_common::{Error, Result};
 use super::parameters_of;
 use super::write::with_checks;
 use crate::error;
+use crate::provider::{Provider, provide};
 use crate::scan::{FILE, POSITION, ROW_ID, TargetTable};
 
 /// Whether a listed row changes (1) or goes (0).
@@ -205,7 +206,7 @@ impl Edit {
             .and_then(|plan| plan.alias(LISTED))
             .and_then(LogicalPlanBuilder::build);
         let plan = doubled.and_then(|doubled| {
-            LogicalPlanBuilder::scan(ALL_ROWS, provider_as_source(Arc::clone(&self.target) as _), None)?
+            LogicalPlanBuilder::scan(ALL_ROWS, provider_as_source(provide(Arc::clone(&self.target))), None)?
                 .join(doubled, JoinType::Inner, keys(), None)?
                 .project(shown)?
                 .limit(0, Some(1))?
@@ -237,7 +238,7 @@ impl Edit {
             }
             Rows::Listed { plan, set, .. } => {
                 let listed = restricted(plan.clone(), &files)?;
-                let target = Arc::new(self.target.only(&files));
+                let target = provide(Arc::new(self.target.only(&files)));
                 LogicalPlanBuilder::scan(ALL_ROWS, provider_as_source(target), None)
                     .and_then(|rows| joined(rows, listed, set, &columns))
             }
@@ -312,10 +313,10 @@ fn restricted(plan: LogicalPlan, files: &Arc<HashSet<i64>>) -> Result<LogicalPla
         let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
         let provider = source_as_provider(&scan.source)?;
         let any: &dyn std::any::Any = provider.as_ref();
-        let Some(target) = any.downcast_ref::<TargetTable>() else {
+        let Some(target) = any.downcast_ref::<Provider<TargetTable>>() else {
             return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
         };
-        scan.source = provider_as_source(Arc::new(target.only(files)));
+        scan.source = provider_as_source(provide(Arc::new(target.0.only(files))));
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     });
     Ok(done.map_err(error::from_datafusion)?.data)
