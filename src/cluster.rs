@@ -74,6 +74,7 @@ impl Cluster {
             memory: Arc::clone(&memory),
             store: skep_store::Config::default(),
             near: Some(near.clone()),
+            lanes: skep_coordinator::lanes::Config::default(),
             maintenance: skep_coordinator::maintenance::Config::default(),
         })
         .await?;
@@ -96,6 +97,7 @@ impl Cluster {
                     memory,
                     join_timeout: JOIN_TIMEOUT,
                     prepare: Arc::new(skep_engine::functions::register),
+                    durable: skep_worker::DurableConfig::default(),
                     clock: clock::system(),
                 })
                 .await

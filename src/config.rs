@@ -44,6 +44,8 @@ pub(crate) struct Coordinator {
     pub(crate) shared_paths: Vec<PathBuf>,
     /// Memory for queries in this process. Absent: 60 % of the machine's.
     pub(crate) memory: Option<ByteSize>,
+    /// Where statements run.
+    pub(crate) lanes: skep_coordinator::lanes::Config,
 }
 
 /// Table `[worker]`.
@@ -62,6 +64,8 @@ pub(crate) struct Worker {
     pub(crate) zone: Option<String>,
     /// Memory for tasks in this process. Absent: 60 % of the machine's.
     pub(crate) memory: Option<ByteSize>,
+    /// Tasks of the durable lane.
+    pub(crate) durable: skep_worker::DurableConfig,
 }
 
 /// Table `[cluster]`.
@@ -110,13 +114,22 @@ impl Default for Coordinator {
             advertise: None,
             shared_paths: Vec::new(),
             memory: None,
+            lanes: skep_coordinator::lanes::Config::default(),
         }
     }
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { coordinator: None, listen: loopback(0), advertise: None, data: None, zone: None, memory: None }
+        Self {
+            coordinator: None,
+            listen: loopback(0),
+            advertise: None,
+            data: None,
+            zone: None,
+            memory: None,
+            durable: skep_worker::DurableConfig::default(),
+        }
     }
 }
 

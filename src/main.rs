@@ -61,8 +61,12 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
     }
 }
 
+const QUIET: &str = "ballista_scheduler=off,ballista_core=error";
+
 fn init_log(filter: &str) -> Result<(), Error> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|e| {
+    // Ballista warns of what is usual with workers that fetch their tasks; its own levels can be named.
+    let filter = if filter.contains("ballista") { filter.to_owned() } else { format!("{filter},{QUIET}") };
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|e| {
         Error::invalid(format!("'{filter}' is not a log filter"))
             .hint("write a level (error, warn, info, debug) or a filter such as warn,skep_coordinator=debug")
             .source(e)

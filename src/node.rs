@@ -21,7 +21,7 @@ use skep_cluster::membership::{Members, MembershipService};
 use skep_cluster::{ChannelConfig, Secret};
 use skep_common::task::{self, Task};
 use skep_common::{Error, NodeId, Result, clock};
-use skep_coordinator::lanes::{self, Lanes};
+use skep_coordinator::lanes::{self, DurableService, Lanes};
 use skep_coordinator::{Coordinator, StoreLocator};
 use skep_engine::codec::Codec;
 use skep_engine::{Environment, Locate, Nowhere, runtime};
@@ -30,7 +30,7 @@ use skep_store::keep::Keeper;
 use skep_store::near::Near;
 use skep_store::probe::Race;
 use skep_store::{BlockServer, Disk, Namespace, NamespaceClient, Nodes, Peers, SKEP_URL, SkepStore, Stores};
-use skep_worker::{Tasks, Worker, node as worker_node, tasks};
+use skep_worker::{Durable, DurableConfig, Tasks, Worker, durable, node as worker_node, tasks};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
@@ -97,6 +97,8 @@ pub(crate) struct CoordinatorOptions {
     pub(crate) store: skep_store::Config,
     /// Reads blocks of workers in the same process without a network.
     pub(crate) near: Option<skep_store::local::InProcess>,
+    /// Where plans run.
+    pub(crate) lanes: lanes::Config,
     /// When tables are cared for.
     pub(crate) maintenance: skep_coordinator::maintenance::Config,
 }
@@ -110,6 +112,7 @@ pub(crate) struct CoordinatorNode {
     _keeper: Task<()>,
     _beside: Task<()>,
     _maintenance: Task<()>,
+    _durable: Task<()>,
 }
 
 impl CoordinatorNode {
@@ -170,25 +173,42 @@ impl CoordinatorNode {
             if managed_here { Arc::new(Nowhere) } else { Arc::new(StoreLocator(store)) };
 
         let channels = Channels::new(options.secret.clone(), options.channel.clone());
+        let node = NodeId::new("coordinator")?;
         let own_tasks = Tasks::new(tasks::Options {
-            node: NodeId::new("coordinator")?,
+            node: node.clone(),
             runtime: Arc::clone(&runtime),
             channels: channels.clone(),
             codec: Codec::new(),
             prepare: Arc::new(skep_engine::functions::register),
             partitions_max: options.channel.partitions_max,
         });
+        // The coordinator runs those durable tasks whose files only it has.
+        let own_durable = Durable::new(durable::Options {
+            node,
+            url: options.url.clone(),
+            coordinator: options.url.clone(),
+            scratch: folder.join("durable"),
+            runtime: Arc::clone(&runtime),
+            channels: channels.clone(),
+            codec: Codec::new(),
+            prepare: Arc::new(skep_engine::functions::register),
+            config: DurableConfig::default(),
+            clock: Arc::clone(&clock),
+        })?;
+        let lanes = Lanes::new(options.lanes, nodes, Some(options.url), channels, Codec::new());
         let mut routes = RoutesBuilder::default();
         routes.add_service(MembershipService::server(members.clone()));
         routes.add_service(NamespaceService::server(namespace_client));
+        routes.add_service(DurableService::server(lanes.clone()));
         own_tasks.register(&mut routes);
+        own_durable.register(&mut routes);
         let stop = CancellationToken::new();
         let serving = task::spawn(
             "serve nodes",
             skep_cluster::serve(options.listener, routes, options.secret, options.channel, stop.clone()),
         );
+        let own_durable = own_durable.start()?;
 
-        let lanes = Lanes::new(lanes::Config::default(), nodes, Some(options.url), channels, Codec::new());
         let partitions = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let environment =
             Environment { catalog, runtime, shared_paths, locate, facts: Arc::default(), partitions };
@@ -203,6 +223,7 @@ impl CoordinatorNode {
             _keeper: keeper,
             _beside: beside,
             _maintenance: maintenance,
+            _durable: own_durable,
         })
     }
 
@@ -342,6 +363,7 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
         memory: runtime::memory(memory::budget(own.memory)),
         store: config.store.clone(),
         near: None,
+        lanes: config.coordinator.lanes.clone(),
         maintenance: config.maintenance.clone(),
     })
     .await?;
@@ -384,6 +406,7 @@ pub(crate) async fn worker(args: Role) -> Result<ExitCode> {
         memory: runtime::memory(memory::budget(own.memory)),
         join_timeout: JOIN_TIMEOUT,
         prepare: Arc::new(skep_engine::functions::register),
+        durable: own.durable,
         clock: clock::system(),
     })
     .await?;

@@ -4,6 +4,7 @@
 //! secret       one shared token, on every call between nodes
 //! channel      connections with timeouts and keepalives, token attached
 //! blocks       replicated blocks between nodes, and their namespace on the coordinator
+//! durable      tasks fetched from the coordinator, outputs read from disk: the durable lane
 //! exchange     rows between tasks, with credit and end marks
 //! settings     what a session set, put back on the workers
 //! failure      errors of DataFusion and of ours
@@ -15,6 +16,7 @@
 
 pub mod blocks;
 pub mod channel;
+pub mod durable;
 pub mod exchange;
 pub mod failure;
 pub mod membership;
@@ -31,6 +33,10 @@ pub mod proto {
     /// `blocks.proto`
     pub mod blocks {
         tonic::include_proto!("skep.blocks.v1");
+    }
+    /// `durable.proto`
+    pub mod durable {
+        tonic::include_proto!("skep.durable.v1");
     }
     /// `exchange.proto`
     pub mod exchange {

@@ -24,6 +24,9 @@ impl ConfigExtension for Travel {
     const PREFIX: &'static str = "skep_travel";
 }
 
+/// The name that [`Travel::options`] travels under.
+pub const TRAVEL_OPTIONS: &str = "skep_travel.options";
+
 const PREFIX: &str = "datafusion.execution.";
 
 /// The execution settings of `config` that differ from the defaults, as ASCII text.

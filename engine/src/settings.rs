@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::arrow::array::timezone::Tz;
@@ -25,6 +26,7 @@ const TIME_ZONE: &str = "skep.time_zone";
 const BATCH_SIZE: &str = "skep.batch_size";
 const PARTITIONS: &str = "skep.partitions";
 pub(crate) const FILE_SIZE: &str = "skep.file_size";
+const RETRIES: &str = "skep.retries";
 const TIMEOUT: &str = "skep.statement_timeout";
 const VIEW_TYPES: &str = "skep.view_types";
 
@@ -40,7 +42,13 @@ pub enum Execution {
     Local,
     /// On the workers, all stages at once.
     Pipelined,
+    /// On the workers, stage by stage, with outputs on disk.
+    Durable,
 }
+
+/// How often a statement is run again when workers are lost: what `skep.retries` says, for those who run plans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retries(pub usize);
 
 /// One of our settings: its name, its default and what it is for.
 struct Spec {
@@ -50,7 +58,7 @@ struct Spec {
     check: fn(&str) -> Result<String>,
 }
 
-const SPECS: [Spec; 9] = [
+const SPECS: [Spec; 10] = [
     Spec {
         name: BATCH_SIZE,
         default: "8192",
@@ -66,7 +74,7 @@ const SPECS: [Spec; 9] = [
     Spec {
         name: EXECUTION,
         default: "auto",
-        about: "where statements run: auto, local (the coordinator) or pipelined (the workers)",
+        about: "where statements run: auto, local (the coordinator), pipelined (the workers, all stages at once) or durable (the workers, stage by stage, what is lost is made again)",
         check: execution,
     },
     Spec {
@@ -82,6 +90,12 @@ const SPECS: [Spec; 9] = [
         check: |value| {
             if value.eq_ignore_ascii_case("auto") { Ok("auto".to_owned()) } else { number(value, 1, 1024) }
         },
+    },
+    Spec {
+        name: RETRIES,
+        default: "2",
+        about: "how often a statement is run again when workers are lost before its first row left, 0 to 100; the pipelined lane runs it on the durable one after that",
+        check: |value| number(value, 0, 100),
     },
     Spec {
         name: SCHEMA,
@@ -194,6 +208,7 @@ impl Settings {
         match self.own(EXECUTION) {
             "local" => Execution::Local,
             "pipelined" => Execution::Pipelined,
+            "durable" => Execution::Durable,
             _ => Execution::Auto,
         }
     }
@@ -206,6 +221,11 @@ impl Settings {
     /// The folder that relative file paths start at, if one was set.
     pub fn directory(&self) -> Option<&str> {
         Some(self.own(DIRECTORY)).filter(|folder| !folder.is_empty())
+    }
+
+    /// How often a statement is run again when workers are lost.
+    pub fn retries(&self) -> usize {
+        self.own(RETRIES).parse().unwrap_or_default()
     }
 
     /// The time zone of timestamps with a zone.
@@ -252,7 +272,7 @@ impl Settings {
             // Checked when it was set.
             let _ = options.set(name, value);
         }
-        config.with_batch_size(self.batch_size())
+        config.with_batch_size(self.batch_size()).with_extension(Arc::new(Retries(self.retries())))
     }
 
     fn own(&self, name: &'static str) -> &str {
@@ -330,15 +350,12 @@ fn boolean(value: &str) -> Result<String> {
 fn execution(value: &str) -> Result<String> {
     let value = value.to_ascii_lowercase();
     match value.as_str() {
-        "auto" | "local" | "pipelined" => Ok(value),
-        "durable" => Err(Error::unsupported("the durable lane is not part of this version").hint(
-            "use auto, local or pipelined; a statement that loses a worker fails and can be run again",
-        )),
+        "auto" | "local" | "pipelined" | "durable" => Ok(value),
         _ => {
             let error = Error::invalid(format!("'{value}' is not a way to execute"));
-            Err(match names::nearest(&value, ["auto", "local", "pipelined"]) {
+            Err(match names::nearest(&value, ["auto", "local", "pipelined", "durable"]) {
                 Some(near) => error.hint(format!("did you mean '{near}'?")),
-                None => error.hint("use auto, local or pipelined"),
+                None => error.hint("use auto, local, pipelined or durable"),
             })
         }
     }

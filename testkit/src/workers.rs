@@ -2,6 +2,7 @@
 //!
 //! Each worker has a runtime of its own, so that it can die as a process does: with everything it was doing.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +14,13 @@ use skep_cluster::channel::serve;
 use skep_cluster::exchange::Channels;
 use skep_cluster::{ChannelConfig, Secret};
 use skep_common::{Error, NodeId, QueryId, Result};
-use skep_coordinator::lanes::{Config, Job, Lane, Lanes};
+use skep_coordinator::lanes::{Config, DurableService, Job, Lane, Lanes};
 use skep_engine::codec::Codec;
 use skep_engine::write::WriteTarget;
 use skep_store::{NodeInfo, Nodes};
-use skep_worker::Tasks;
-use skep_worker::tasks::Options;
+use skep_worker::durable::{self, DurableConfig};
+use skep_worker::tasks::{Options, Prepare};
+use skep_worker::{Durable, Tasks};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -36,42 +38,89 @@ pub struct Worker {
     /// What it runs.
     pub tasks: Tasks,
     runtime: Option<Runtime>,
+    scratch: tempfile::TempDir,
+}
+
+/// What the workers of a cluster have in common.
+struct Common {
+    secret: Secret,
+    channel: ChannelConfig,
+    functions: Vec<Arc<ScalarUDF>>,
+    /// Who hands out durable tasks.
+    coordinator: Url,
+}
+
+fn failed(e: std::io::Error) -> Error {
+    Error::unavailable("cannot start a worker").source(e)
+}
+
+/// A free port, and how to reach it.
+fn listen() -> Result<(std::net::TcpListener, Url)> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let url: Url = format!("http://{}", listener.local_addr().map_err(failed)?)
+        .parse()
+        .map_err(|e| Error::internal("an address is no url").source(e))?;
+    Ok((listener, url))
 }
 
 impl Worker {
+    /// `lanes`: those of the coordinator, which serves beside its own tasks.
     fn start(
         name: &str,
-        secret: &Secret,
-        channel: &ChannelConfig,
-        functions: Vec<Arc<ScalarUDF>>,
+        common: &Common,
+        (listener, url): (std::net::TcpListener, Url),
+        lanes: Option<Lanes>,
     ) -> Result<Self> {
-        let failed = |e: std::io::Error| Error::unavailable("cannot start a worker").source(e);
+        let Common { secret, channel, functions, coordinator } = common;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(failed)?;
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let url: Url = format!("http://{}", listener.local_addr().map_err(failed)?)
-            .parse()
-            .map_err(|e| Error::internal("an address is no url").source(e))?;
+        let scratch = tempfile::tempdir().map_err(failed)?;
         let id = NodeId::new(name)?;
+        let functions = functions.clone();
+        let prepare: Prepare = Arc::new(move |builder| with_functions(builder, &functions));
+        let environment = environment()?;
         let tasks = Tasks::new(Options {
             node: id.clone(),
-            runtime: environment()?,
+            runtime: Arc::clone(&environment),
             channels: Channels::new(secret.clone(), channel.clone()),
             codec: Codec::new(),
-            prepare: Arc::new(move |builder| with_functions(builder, &functions)),
+            prepare: Arc::clone(&prepare),
             partitions_max: channel.partitions_max,
         });
+        let durable = Durable::new(durable::Options {
+            node: id.clone(),
+            url: url.clone(),
+            coordinator: coordinator.clone(),
+            scratch: scratch.path().join("durable"),
+            runtime: environment,
+            channels: Channels::new(secret.clone(), channel.clone()),
+            codec: Codec::new(),
+            prepare,
+            config: DurableConfig { slots: NonZeroUsize::new(2), ..DurableConfig::default() },
+            clock: skep_common::clock::system(),
+        })?;
         let mut routes = Routes::builder();
         tasks.register(&mut routes);
+        durable.register(&mut routes);
+        if let Some(lanes) = lanes {
+            routes.add_service(DurableService::server(lanes));
+        }
         let (secret, channel) = (secret.clone(), channel.clone());
         let serve = async move {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+            let _fetching = durable.start();
             // The end of a server shows in the test that uses it.
             let _ = serve(listener, routes, secret, channel, CancellationToken::new()).await;
         };
         drop(runtime.spawn(serve));
-        Ok(Self { info: NodeInfo { id, zone: None, url, free: 0 }, tasks, runtime: Some(runtime) })
+        let info = NodeInfo { id, zone: None, url, free: 0 };
+        Ok(Self { info, tasks, runtime: Some(runtime), scratch })
+    }
+
+    /// How many jobs of the durable lane it keeps outputs of.
+    pub fn outputs(&self) -> usize {
+        std::fs::read_dir(self.scratch.path().join("durable")).map_or(0, Iterator::count)
     }
 
     /// Ends it as kill -9 would: no goodbye, connections cut.
@@ -148,17 +197,18 @@ impl Cluster {
         config: Config,
         channel: &ChannelConfig,
     ) -> Result<Self> {
+        let (listener, url) = listen()?;
         let secret = Secret::generate();
+        let common =
+            Common { secret: secret.clone(), channel: channel.clone(), functions, coordinator: url.clone() };
         let mut workers = Vec::with_capacity(count + 1);
         for number in 1..=count {
-            workers.push(Worker::start(&format!("w{number}"), &secret, channel, functions.clone())?);
+            workers.push(Worker::start(&format!("w{number}"), &common, listen()?, None)?);
         }
-        let own = Worker::start("coordinator", &secret, channel, functions)?;
         let listed = Arc::new(Listed(workers.iter().map(|worker| worker.info.clone()).collect()));
         let channels = Channels::new(secret, channel.clone());
-        let url = Some(own.info.url.clone());
-        let lanes = Lanes::new(config, listed, url, channels.clone(), Codec::new());
-        workers.push(own);
+        let lanes = Lanes::new(config, listed, Some(url.clone()), channels.clone(), Codec::new());
+        workers.push(Worker::start("coordinator", &common, (listener, url), Some(lanes.clone()))?);
         let settings = SessionConfig::new().with_target_partitions(2);
         let context = SessionContext::new_with_config_rt(settings, environment()?);
         Ok(Self { workers, lanes, context, channels })

@@ -25,6 +25,7 @@ use tonic::service::RoutesBuilder;
 use url::Url;
 
 use crate::Blocks;
+use crate::durable::{self, Durable, DurableConfig};
 use crate::tasks::{Options, Prepare, Tasks};
 
 /// What a worker is made of.
@@ -53,6 +54,8 @@ pub struct Config {
     pub join_timeout: Duration,
     /// Adds to the session of every task.
     pub prepare: Prepare,
+    /// Tasks of the durable lane.
+    pub durable: DurableConfig,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }
@@ -67,6 +70,7 @@ pub struct Worker {
     serving: Task<Result<()>>,
     announcing: Task<Result<()>>,
     _reporting: Task<()>,
+    _durable: Task<()>,
 }
 
 impl Worker {
@@ -95,18 +99,32 @@ impl Worker {
         })?;
         let stores = Stores::new().with_skep(store);
         let runtime = skep_engine::runtime::build(config.memory, &config.data.join("spill"), &stores)?;
+        let channels = Channels::new(config.secret.clone(), config.channel.clone());
         let tasks = Tasks::new(Options {
             node: node.clone(),
-            runtime,
-            channels: Channels::new(config.secret.clone(), config.channel.clone()),
+            runtime: Arc::clone(&runtime),
+            channels: channels.clone(),
             codec: Codec::new(),
-            prepare: config.prepare,
+            prepare: Arc::clone(&config.prepare),
             partitions_max: config.channel.partitions_max,
         });
+        let durable = Durable::new(durable::Options {
+            node: node.clone(),
+            url: config.url.clone(),
+            coordinator: config.coordinator.clone(),
+            scratch: config.data.join("durable"),
+            runtime,
+            channels,
+            codec: Codec::new(),
+            prepare: config.prepare,
+            config: config.durable,
+            clock: Arc::clone(&config.clock),
+        })?;
 
         let stop = CancellationToken::new();
         let mut routes = RoutesBuilder::default();
         tasks.register(&mut routes);
+        durable.register(&mut routes);
         blocks.register(&mut routes);
         let serving = task::spawn(
             "serve worker",
@@ -158,7 +176,17 @@ impl Worker {
             return Err(ended.err().unwrap_or_else(|| Error::cancelled("stopped before it joined")));
         }
         let reporting = blocks.keep_reporting(namespace);
-        Ok(Self { node, url: config.url, blocks, stop, serving, announcing, _reporting: reporting })
+        let fetching = durable.start()?;
+        Ok(Self {
+            node,
+            url: config.url,
+            blocks,
+            stop,
+            serving,
+            announcing,
+            _reporting: reporting,
+            _durable: fetching,
+        })
     }
 
     /// Its id.

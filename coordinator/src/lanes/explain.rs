@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, displayable, execute_stream};
 use datafusion_distributed::{
     DistributedExec, DistributedLeafExec, DistributedMetricsFormat, NetworkBoundaryExt,
 };
@@ -15,39 +15,76 @@ use skep_common::Result;
 use skep_engine::guard::guard;
 use skep_store::NodeInfo;
 
+use super::durable::{Durable, Shaped, stages as durable_stages};
 use super::leaf::file_scan;
-use super::plan::{Planned, Staging, choose, staged, whole};
+use super::plan::{Planned, Staging, choose, durable_plan, staged, whole};
 use super::route::{Place, places};
 use super::{Job, Lane, Lanes, Ran};
 
 pub(super) async fn explain(lanes: &Lanes, job: &Job) -> Result<String> {
-    let (planned, workers, reason) = plan(lanes, job, &Ran::default(), false).await?;
-    Ok(render(&planned.plan, &workers, reason.as_deref()))
+    Ok(plan(lanes, job, &Ran::default(), false).await?.render())
 }
 
-/// The plan `job` would run now, the workers it would run on, and why not on them.
-async fn plan(
-    lanes: &Lanes,
-    job: &Job,
-    ran: &Ran,
-    metrics: bool,
-) -> Result<(Planned, Vec<NodeInfo>, Option<String>)> {
+/// A plan and where it would run.
+enum Placed {
+    /// On one node, and why not on the workers; or in stages on the workers, all at once.
+    Here(Planned, Vec<NodeInfo>, Option<String>),
+    /// Stage by stage.
+    Durable(Box<Durable>),
+}
+
+impl Placed {
+    fn render(&self) -> String {
+        match self {
+            Placed::Here(planned, workers, reason) => render(&planned.plan, workers, reason.as_deref()),
+            Placed::Durable(durable) => render_durable(durable),
+        }
+    }
+}
+
+/// The plan `job` would run now, and where.
+async fn plan(lanes: &Lanes, job: &Job, ran: &Ran, metrics: bool) -> Result<Placed> {
     let inner = &lanes.0;
     let workers = inner.nodes.live();
     let mut reason = None;
     let lane = match job.lane {
         Some(lane) => lane,
-        None => choose(inner, &whole(job).await?.plan, &workers),
+        None => choose(inner, &whole(job).await?.plan, job.write.is_some(), &workers),
     };
-    if lane == Lane::Pipelined {
-        ran.begin(Lane::Pipelined, None);
-        match staged(inner, job, workers.clone(), ran, metrics).await? {
-            Staging::Staged(planned) => return Ok((planned, workers, None)),
-            Staging::Whole(why) => reason = Some(why),
+    match lane {
+        Lane::Local => {}
+        Lane::Pipelined => {
+            ran.begin(lane, None);
+            match staged(inner, job, workers.clone(), ran, metrics).await? {
+                Staging::Staged(planned) => return Ok(Placed::Here(planned, workers, None)),
+                Staging::Whole(why) => reason = Some(why),
+            }
         }
+        Lane::Durable => match durable_plan(lanes, job, &workers).await? {
+            Shaped::Durable(durable) => return Ok(Placed::Durable(durable)),
+            Shaped::Whole(why) => reason = Some(why),
+        },
     }
     ran.local(reason.clone());
-    Ok((whole(job).await?, Vec::new(), reason))
+    Ok(Placed::Here(whole(job).await?, Vec::new(), reason))
+}
+
+fn render_durable(durable: &Durable) -> String {
+    let mut text = String::new();
+    line(&mut text, 0, "lane: durable");
+    match durable_stages(durable) {
+        Ok(stages) => {
+            for stage in stages.into_iter().rev() {
+                let word = if stage.tasks == 1 { "task" } else { "tasks" };
+                line(&mut text, 0, &format!("stage {}: {} {word}", stage.number, stage.tasks));
+                for below in stage.plan.children() {
+                    operators(&mut text, below, 1);
+                }
+            }
+        }
+        Err(error) => line(&mut text, 1, &error.report()),
+    }
+    text
 }
 
 fn render(plan: &Arc<dyn ExecutionPlan>, workers: &[NodeInfo], reason: Option<&str>) -> String {
@@ -137,11 +174,14 @@ fn line(text: &mut String, depth: usize, what: &str) {
 
 pub(super) async fn analyze(lanes: &Lanes, job: Job) -> Result<String> {
     let ran = Ran::default();
-    let (planned, workers, reason) = plan(lanes, &job, &ran, true).await?;
+    let placed = plan(lanes, &job, &ran, true).await?;
+    let (planned, workers, reason) = match placed {
+        Placed::Here(planned, workers, reason) => (planned, workers, reason),
+        Placed::Durable(durable) => return analyze_durable(lanes, job, &durable).await,
+    };
     let plan = Arc::clone(&planned.plan);
     let stream = execute_stream(planned.plan, planned.context).map_err(|e| from_datafusion(&e))?;
-    let rows = guard(stream).try_fold(0usize, |rows, batch| async move { Ok(rows + batch.num_rows()) });
-    let rows = rows.await.map_err(|e| from_datafusion(&e))?;
+    let rows = count(guard(stream)).await?;
     let measured =
         datafusion_distributed::explain_analyze(Arc::clone(&plan), DistributedMetricsFormat::Aggregated);
     let measured = match tokio::time::timeout(lanes.0.config.metrics_timeout, measured).await {
@@ -158,4 +198,22 @@ pub(super) async fn analyze(lanes: &Lanes, job: Job) -> Result<String> {
     line(&mut text, 0, &format!("rows: {rows}"));
     text.push_str(&measured);
     Ok(text)
+}
+
+async fn analyze_durable(lanes: &Lanes, job: Job, durable: &Durable) -> Result<String> {
+    let running = lanes.run(job).await?;
+    let rows = count(running.stream).await?;
+    let mut text = String::new();
+    line(&mut text, 0, &running.ran.summary());
+    line(&mut text, 0, &format!("rows: {rows}"));
+    for stage in running.ran.measured() {
+        line(&mut text, 0, &stage.to_string());
+    }
+    text.push_str(&render_durable(durable));
+    Ok(text)
+}
+
+async fn count(stream: SendableRecordBatchStream) -> Result<usize> {
+    let rows = stream.try_fold(0usize, |rows, batch| async move { Ok(rows + batch.num_rows()) });
+    rows.await.map_err(|e| from_datafusion(&e))
 }

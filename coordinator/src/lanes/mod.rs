@@ -4,12 +4,15 @@
 //! LogicalPlan --choose--> local      physical plan --> rows
 //!                 |
 //!                 +-----> pipelined  physical plan --stage--> stages --validate--> tasks on workers --> rows
-//!                                        (plan.rs)   (leaf.rs)                (route.rs)
+//!                 |                      (plan.rs)   (leaf.rs)                (route.rs)
+//!                 +-----> durable    physical plan --> stages one after the other, outputs on disk --> rows
+//!                                        (durable/)
 //! ```
 //!
 //! The pipelined lane is datafusion-distributed with our own exchange of rows ([`skep_cluster::exchange`]), our own split of
 //! scans, routing by replicas, and a check of every staged plan. All its stages run at once; it recovers from nothing,
-//! so a query that loses a worker before its first row left is planned again without that worker.
+//! so a query that loses a worker before its first row left is planned again without that worker, and at last runs on the
+//! durable lane, which is Ballista's scheduler with our own workers, exchange and ledger of outputs (`durable/`).
 //!
 //! # Invariants
 //! - A plan runs on the workers only after [`validate()`] accepted its stages.
@@ -21,6 +24,7 @@
 //! Sessions, catalogs, commits.
 
 mod cast;
+mod durable;
 mod explain;
 mod leaf;
 mod plan;
@@ -31,7 +35,6 @@ mod split;
 mod validate;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +51,7 @@ use skep_engine::write::WriteTarget;
 use skep_store::Nodes;
 use url::Url;
 
+pub use durable::{DurableConfig, DurableService};
 pub use validate::validate;
 
 /// How lanes are chosen and watched. Table `[coordinator.lanes]` of the config file.
@@ -56,19 +60,26 @@ pub use validate::validate;
 pub struct Config {
     /// Bytes a plan must scan before `auto` sends it to the workers. Less: more queries pay for the way there.
     pub pipelined_bytes_min: ByteSize,
-    /// How often a query is planned in all when workers are lost before its first row left. 1 to 10.
-    pub attempts: NonZeroUsize,
+    /// Bytes that a read must scan before `auto` prefers the durable lane to the pipelined one. Less: more queries survive the
+    /// death of a worker, and pay for it with writing their stages to disk.
+    pub durable_bytes_min: ByteSize,
+    /// Bytes that a write must scan before `auto` puts it on the durable lane.
+    pub durable_write_bytes_min: ByteSize,
     /// Longest wait for what workers say of a query that has ended (EXPLAIN ANALYZE).
     #[serde(with = "skep_common::unit::duration")]
     pub metrics_timeout: Duration,
+    /// The durable lane.
+    pub durable: DurableConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             pipelined_bytes_min: ByteSize::mib(64),
-            attempts: NonZeroUsize::MIN.saturating_add(1),
+            durable_bytes_min: ByteSize::gib(64),
+            durable_write_bytes_min: ByteSize::mib(256),
             metrics_timeout: Duration::from_secs(5),
+            durable: DurableConfig::default(),
         }
     }
 }
@@ -80,6 +91,8 @@ pub enum Lane {
     Local,
     /// On the workers, all stages at once.
     Pipelined,
+    /// On the workers, stage by stage, with outputs on disk: what is lost is made again.
+    Durable,
 }
 
 impl Lane {
@@ -88,6 +101,7 @@ impl Lane {
         match self {
             Lane::Local => "local",
             Lane::Pipelined => "pipelined",
+            Lane::Durable => "durable",
         }
     }
 }
@@ -126,6 +140,42 @@ struct Record {
     reason: Option<String>,
     attempts: usize,
     stages: BTreeMap<usize, Vec<Option<NodeId>>>,
+    measured: BTreeMap<usize, StageFigures>,
+}
+
+/// What a stage of the durable lane came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StageFigures {
+    /// Its number in the plan.
+    pub stage: usize,
+    /// Parts of its input, and of them those whose output is there.
+    pub parts: usize,
+    /// Parts whose output is there.
+    pub done: usize,
+    /// Tasks that were handed out, those that ran again too.
+    pub tasks: usize,
+    /// Of them, those that failed or were lost.
+    pub failed: usize,
+    /// Of those that scan data which lies on workers: how many, and how many ran where it lies.
+    pub placed: usize,
+    /// Tasks that ran where their data lies.
+    pub near: usize,
+    /// Rows of its outputs.
+    pub rows: u64,
+    /// Bytes of its outputs on disk.
+    pub bytes: u64,
+}
+
+impl std::fmt::Display for StageFigures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stage, parts, tasks, failed, placed, near, rows, bytes, .. } = self;
+        write!(f, "stage {stage}: {parts} parts, {tasks} tasks, {failed} lost or failed, {rows} rows, ")?;
+        write!(f, "{}", ByteSize(*bytes))?;
+        if *placed > 0 {
+            write!(f, ", {near} of {placed} where the data is")?;
+        }
+        Ok(())
+    }
 }
 
 impl Ran {
@@ -149,6 +199,11 @@ impl Ran {
         self.0.lock().stages.clone()
     }
 
+    /// The stages of the last attempt in the durable lane, as far as they are.
+    pub fn measured(&self) -> Vec<StageFigures> {
+        self.0.lock().measured.values().copied().collect()
+    }
+
     /// How many tasks each worker ran in the last attempt.
     pub fn tasks(&self) -> BTreeMap<NodeId, usize> {
         let mut tasks = BTreeMap::new();
@@ -162,10 +217,10 @@ impl Ran {
     pub fn summary(&self) -> String {
         let tasks = self.tasks();
         match self.lane() {
-            Some(Lane::Pipelined) => {
+            Some(lane @ (Lane::Pipelined | Lane::Durable)) => {
                 let each: Vec<_> = tasks.iter().map(|(node, count)| format!("{node} {count}")).collect();
                 let all: usize = self.0.lock().stages.values().map(Vec::len).sum();
-                format!("pipelined: {all} tasks ({})", each.join(", "))
+                format!("{}: {all} tasks ({})", lane.name(), each.join(", "))
             }
             Some(Lane::Local) => match self.fallback() {
                 Some(reason) => format!("local: {reason}"),
@@ -181,6 +236,7 @@ impl Ran {
         record.reason = reason;
         record.attempts += 1;
         record.stages.clear();
+        record.measured.clear();
     }
 
     /// The attempt that was begun turned out to be a local one.
@@ -197,6 +253,10 @@ impl Ran {
     fn routed(&self, stage: usize, nodes: Vec<Option<NodeId>>) {
         self.0.lock().stages.insert(stage, nodes);
     }
+
+    fn measure(&self, figures: StageFigures) {
+        self.0.lock().measured.insert(figures.stage, figures);
+    }
 }
 
 /// The lanes of one coordinator. Cheap to clone.
@@ -210,6 +270,7 @@ struct Inner {
     own: Option<Url>,
     channels: Channels,
     codec: Codec,
+    durable: durable::Lazy,
 }
 
 impl Lanes {
@@ -222,7 +283,14 @@ impl Lanes {
         channels: Channels,
         codec: Codec,
     ) -> Self {
-        Self(Arc::new(Inner { config, nodes, own, channels, codec }))
+        let lane = (config.durable.clone(), codec.clone(), Arc::clone(&nodes), channels.clone());
+        let durable = durable::Lazy::new(lane.0, lane.1, lane.2, lane.3);
+        Self(Arc::new(Inner { config, nodes, own, channels, codec, durable }))
+    }
+
+    /// The durable lane, started.
+    async fn durable(&self) -> Result<&durable::Engine> {
+        self.0.durable.engine().await
     }
 
     /// Plans and starts `job`.

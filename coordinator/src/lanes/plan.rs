@@ -17,10 +17,11 @@ use skep_engine::write::{Spread, WriteTarget, plan_write, scanned_bytes};
 use skep_store::NodeInfo;
 use url::{Host, Url};
 
+use super::durable::{self, Shaped};
 use super::leaf::{Spreader, TaskCounts, file_scan, on_coordinator};
 use super::route::{Router, Workers};
 use super::shape::{SplitScans, free_unions, guard_stages, undistributable, without_empty};
-use super::{Inner, Job, Lane, Ran, validate};
+use super::{Inner, Job, Lane, Lanes, Ran, validate};
 
 /// A physical plan and what it runs with.
 pub(super) struct Planned {
@@ -64,13 +65,42 @@ pub(super) async fn whole(job: &Job) -> Result<Planned> {
 ///
 /// Work goes to the workers if there are at least two, on other machines than this, and the plan scans at least
 /// `pipelined_bytes_min`: on one machine the same cores do the same work, and the way there costs half as much again.
-pub(super) fn choose(inner: &Inner, plan: &Arc<dyn ExecutionPlan>, workers: &[NodeInfo]) -> Lane {
+///
+/// What would be long to run again goes to the durable lane: large writes, and very large reads.
+pub(super) fn choose(
+    inner: &Inner,
+    plan: &Arc<dyn ExecutionPlan>,
+    write: bool,
+    workers: &[NodeInfo],
+) -> Lane {
     let elsewhere = workers.iter().any(|worker| !same_machine(&worker.url, inner.own.as_ref()));
-    if workers.len() >= 2 && elsewhere && scanned_bytes(plan) >= inner.config.pipelined_bytes_min.bytes() {
-        Lane::Pipelined
-    } else {
+    let (config, bytes) = (&inner.config, scanned_bytes(plan));
+    let durable = if write { config.durable_write_bytes_min } else { config.durable_bytes_min };
+    if workers.len() < 2 || !elsewhere || bytes < config.pipelined_bytes_min.bytes() {
         Lane::Local
+    } else if bytes >= durable.bytes() {
+        Lane::Durable
+    } else {
+        Lane::Pipelined
     }
+}
+
+/// The plan in stages for the durable lane.
+pub(super) async fn durable_plan(lanes: &Lanes, job: &Job, workers: &[NodeInfo]) -> Result<Shaped> {
+    let inner = &lanes.0;
+    if workers.is_empty() {
+        return Err(Error::unavailable("no worker is alive")
+            .hint("start workers with `skep worker`, or SET skep.execution = local"));
+    }
+    let engine = lanes.durable().await?;
+    engine.await_workers().await?;
+    let shaped = durable::shape(job, workers, engine.slots()).await?;
+    Ok(match shaped {
+        Shaped::Durable(planned) if inner.own.is_none() && reads_own_files(planned.plan()) => {
+            Shaped::Whole("it reads files of the coordinator, which runs no tasks".to_owned())
+        }
+        shaped => shaped,
+    })
 }
 
 fn same_machine(worker: &Url, own: Option<&Url>) -> bool {

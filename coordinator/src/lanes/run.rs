@@ -11,11 +11,13 @@ use futures::StreamExt;
 use skep_cluster::failure::{from_datafusion, to_datafusion};
 use skep_common::{Error, Kind, NodeId, Result};
 use skep_engine::guard::guard;
+use skep_engine::settings::Retries;
 use skep_engine::write::report_schema;
 use skep_store::NodeInfo;
 
 use super::cast::cast;
-use super::plan::{Planned, Staging, choose, staged, whole};
+use super::durable::{self, Shaped};
+use super::plan::{Planned, Staging, choose, durable_plan, staged, whole};
 use super::{Job, Lane, Lanes, Ran, Running};
 
 /// The schema of the rows of `job`.
@@ -29,8 +31,15 @@ fn schema(job: &Job) -> SchemaRef {
 /// A started attempt.
 struct Attempt {
     stream: SendableRecordBatchStream,
+    lane: Lane,
     /// The workers it may have used.
     workers: Vec<NodeInfo>,
+}
+
+impl Attempt {
+    fn local(planned: Planned, schema: &SchemaRef) -> Result<Self> {
+        Ok(Self { stream: start(planned, schema)?, lane: Lane::Local, workers: Vec::new() })
+    }
 }
 
 fn start(planned: Planned, schema: &SchemaRef) -> Result<SendableRecordBatchStream> {
@@ -38,9 +47,17 @@ fn start(planned: Planned, schema: &SchemaRef) -> Result<SendableRecordBatchStre
     Ok(cast(guard(stream), schema))
 }
 
+/// How often `job` may be run again.
+fn retries(job: &Job) -> usize {
+    job.state.config().get_extension::<Retries>().map_or(RETRIES, |retries| retries.0)
+}
+
+/// For sessions without settings.
+const RETRIES: usize = 2;
+
 pub(super) async fn run(lanes: &Lanes, job: Job) -> Result<Running> {
     let (schema, ran) = (schema(&job), Ran::default());
-    let first = begin(lanes, &job, &schema, &ran, &HashSet::new()).await?;
+    let first = begin(lanes, &job, &schema, &ran, &HashSet::new(), job.lane).await?;
     let run = Run {
         lanes: lanes.clone(),
         job,
@@ -58,26 +75,29 @@ pub(super) async fn run(lanes: &Lanes, job: Job) -> Result<Running> {
     Ok(Running { schema, stream, ran })
 }
 
-/// Plans and starts `job` on the live workers without `lost`.
+/// Plans and starts `job` in `lane`, or in the one that is chosen for it, on the live workers without `lost`.
 async fn begin(
     lanes: &Lanes,
     job: &Job,
     schema: &SchemaRef,
     ran: &Ran,
     lost: &HashSet<NodeId>,
+    lane: Option<Lane>,
 ) -> Result<Attempt> {
     let inner = &lanes.0;
     let mut workers = inner.nodes.live();
     workers.retain(|worker| !lost.contains(&worker.id));
-    let lane = match job.lane {
+    let lane = match lane {
         Some(lane) => lane,
         None => {
             let planned = whole(job).await?;
-            if choose(inner, &planned.plan, &workers) == Lane::Local {
-                ran.begin(Lane::Local, None);
-                return Ok(Attempt { stream: start(planned, schema)?, workers: Vec::new() });
+            match choose(inner, &planned.plan, job.write.is_some(), &workers) {
+                Lane::Local => {
+                    ran.begin(Lane::Local, None);
+                    return Attempt::local(planned, schema);
+                }
+                lane => lane,
             }
-            Lane::Pipelined
         }
     };
     let reason = match lane {
@@ -87,15 +107,26 @@ async fn begin(
             match staged(inner, job, workers.clone(), ran, false).await? {
                 Staging::Staged(planned) => {
                     tracing::debug!(query = %job.query, workers = workers.len(), "runs on the workers");
-                    return Ok(Attempt { stream: start(planned, schema)?, workers });
+                    return Ok(Attempt { stream: start(planned, schema)?, lane, workers });
                 }
                 Staging::Whole(reason) => Some(reason),
             }
         }
+        Lane::Durable => {
+            ran.begin(Lane::Durable, None);
+            match durable_plan(lanes, job, &workers).await? {
+                Shaped::Durable(planned) => {
+                    let engine = lanes.durable().await?;
+                    let (query, write) = (job.query.to_string(), job.write.is_some());
+                    let rows = durable::begin(engine, planned, &query, write, ran.clone()).await?;
+                    return Ok(Attempt { stream: cast(guard(rows), schema), lane, workers: Vec::new() });
+                }
+                Shaped::Whole(reason) => Some(reason),
+            }
+        }
     };
     ran.local(reason);
-    let planned = whole(job).await?;
-    Ok(Attempt { stream: start(planned, schema)?, workers: Vec::new() })
+    Attempt::local(whole(job).await?, schema)
 }
 
 /// A job that runs, over its attempts.
@@ -125,6 +156,7 @@ impl Run {
                 }
                 Some(Err(error)) => from_datafusion(&error),
             };
+            let lane = attempt.lane;
             let culprit = culprit(&error, &attempt.workers);
             // The tasks that still run are cancelled before others start.
             self.attempt = None;
@@ -132,18 +164,34 @@ impl Run {
                 Some(worker) => name(error, worker),
                 None => error,
             };
-            let again = !self.begun
-                && error.kind() == Kind::Unavailable
-                && self.ran.attempts() < self.lanes.0.config.attempts.get();
-            let Some(worker) = culprit.filter(|_| again) else { return Err(error) };
-            tracing::warn!(query = %self.job.query, worker = %worker.id, error = error.report(), "planned again");
-            self.lost.insert(worker.id);
-            let next = begin(&self.lanes, &self.job, &self.schema, &self.ran, &self.lost).await;
+            let lost = culprit.is_some() || lane == Lane::Durable;
+            if self.begun || error.kind() != Kind::Unavailable || !lost {
+                return Err(error);
+            }
+            let Some(next) = self.again(lane) else { return Err(error) };
+            tracing::warn!(query = %self.job.query, error = error.report(), lane = next.name(), "run again");
+            if let Some(worker) = culprit {
+                self.lost.insert(worker.id);
+            }
+            let next = begin(&self.lanes, &self.job, &self.schema, &self.ran, &self.lost, Some(next)).await;
             match next {
                 Ok(next) => self.attempt = Some(next),
                 // The loss is what the caller should hear of.
                 Err(_) => return Err(error),
             }
+        }
+    }
+
+    /// The lane of the next attempt after one in `lane` that lost a worker, if there is to be one.
+    fn again(&self, lane: Lane) -> Option<Lane> {
+        let (attempts, retries) = (self.ran.attempts(), retries(&self.job));
+        match lane {
+            _ if retries == 0 => None,
+            Lane::Pipelined if attempts <= retries => Some(Lane::Pipelined),
+            // The durable lane has its own attempts.
+            Lane::Pipelined => Some(Lane::Durable),
+            Lane::Durable => (attempts <= 2 * retries + 1).then_some(Lane::Durable),
+            Lane::Local => None,
         }
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn lane(settings: &Settings) -> Option<Lane> {
         Execution::Auto => None,
         Execution::Local => Some(Lane::Local),
         Execution::Pipelined => Some(Lane::Pipelined),
+        Execution::Durable => Some(Lane::Durable),
     }
 }
 

@@ -57,7 +57,8 @@ impl WriteExec {
         &self.target
     }
 
-    fn writers(&self) -> usize {
+    /// How many partitions write.
+    pub fn writers(&self) -> usize {
         self.properties.output_partitioning().partition_count()
     }
 

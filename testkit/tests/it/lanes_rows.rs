@@ -1,4 +1,4 @@
-//! The pipelined lane gives the rows that one node gives, and really spreads.
+//! The lanes give the rows that one node gives, and really spread.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -48,18 +48,27 @@ pub(crate) async fn run(cluster: &Cluster, sql: &str, lane: Lane) -> Result<(Vec
     Ok((batches, running.ran))
 }
 
-/// Runs `sql` in both lanes, compares, and returns what ran on the workers.
+/// Runs `sql` in every lane, compares, and returns what ran on the workers.
 async fn same(cluster: &Cluster, sql: &str) -> Ran {
     let (local, _) = run(cluster, sql, Lane::Local).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-    let (there, ran) = run(cluster, sql, Lane::Pipelined).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-    let (local, there) = (rows::text(&local).unwrap(), rows::text(&there).unwrap());
-    if let Some(difference) = rows::difference(&local, &there, 0.0) {
-        panic!("{sql}: {difference}");
+    let local = rows::text(&local).unwrap();
+    let mut pipelined = None;
+    for lane in [Lane::Durable, Lane::Pipelined] {
+        let ran = run(cluster, sql, lane).await;
+        let (there, ran) = ran.unwrap_or_else(|e| panic!("{} {sql}: {e:?}", lane.name()));
+        let there = rows::text(&there).unwrap();
+        if let Some(difference) = rows::difference(&local, &there, 0.0) {
+            panic!("{} {sql}: {difference}", lane.name());
+        }
+        if sql.contains("ORDER BY") && sql.ends_with("-- ordered") {
+            assert_eq!(local, there, "{} {sql}", lane.name());
+        }
+        if lane == Lane::Durable && std::env::var_os("SKEP_SEE").is_some() {
+            eprintln!("{} {:?}: {}", ran.summary(), ran.fallback(), sql.lines().next().unwrap_or_default());
+        }
+        pipelined = Some(ran);
     }
-    if sql.contains("ORDER BY") && sql.ends_with("-- ordered") {
-        assert_eq!(local, there, "{sql}");
-    }
-    ran
+    pipelined.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,6 @@
 
 mod adbc;
 mod admin;
-mod ballista_spike;
 mod care;
 mod changes;
 mod crash;
@@ -14,6 +13,7 @@ mod judge_back;
 mod judge_ddl;
 mod judge_dml;
 mod lanes_codec;
+mod lanes_durable;
 mod lanes_faults;
 mod lanes_hazards;
 mod lanes_rows;

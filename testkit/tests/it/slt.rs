@@ -39,7 +39,7 @@ pub(crate) async fn run(lane: &str, catalog: Option<&str>) {
             }
         }
     }
-    if lane == "pipelined" {
+    if lane != "local" {
         let mut client = Client::connect(server.flight()).await.unwrap();
         let tasks = client.rows("SELECT worker, tasks FROM system.workers ORDER BY worker").await.unwrap();
         let busy = tasks.iter().filter(|row| row[1] != "0").count();
@@ -56,4 +56,9 @@ async fn local() {
 #[tokio::test]
 async fn pipelined_on_three_workers() {
     run("pipelined", None).await;
+}
+
+#[tokio::test]
+async fn durable_on_three_workers() {
+    run("durable", None).await;
 }

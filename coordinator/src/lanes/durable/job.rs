@@ -1,0 +1,300 @@
+//! One run of a job: submitted, watched, read, ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, UInt64Array};
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use ballista_core::JobId;
+use ballista_core::serde::protobuf::job_status::Status;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::SessionContext;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use skep_cluster::durable::{Output, fetch, node_of, rows};
+use skep_cluster::failure::to_datafusion;
+use skep_common::task;
+use skep_common::{Error, Kind, NodeId, Result};
+use tokio::time::Instant;
+
+use super::Engine;
+use super::ledger::{Done, Progress};
+use super::plan::Durable;
+use crate::lanes::{Ran, StageFigures};
+
+/// How often a job is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a job that was submitted may be unknown.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Outputs that are read at once.
+const READ_AT_ONCE: usize = 4;
+
+/// Ends a job when nobody wants it any more.
+#[derive(Debug)]
+struct Wanted {
+    engine: Engine,
+    job: String,
+    running: bool,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        let (engine, job, running) = (self.engine.clone(), std::mem::take(&mut self.job), self.running);
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        task::spawn("end a durable job", async move { engine.end(&job, running).await }).detach();
+    }
+}
+
+/// Submits `durable`; its rows come when all its stages have ended. Dropping them cancels it.
+///
+/// # Errors
+/// Those of cutting it into stages; [`Kind::Unavailable`] if no worker fetches tasks.
+pub(in crate::lanes) async fn begin(
+    engine: &Engine,
+    durable: Box<Durable>,
+    query: &str,
+    write: bool,
+    ran: Ran,
+) -> Result<SendableRecordBatchStream> {
+    let Durable { plan, state, parts, indeterminate } = *durable;
+    let schema = plan.schema();
+    let planned = Arc::clone(&schema);
+    let context = Arc::new(SessionContext::new_with_state(state));
+    let submitted = engine.0.scheduler.submit_physical_plan(query, context, plan, None).await;
+    let job = submitted.map_err(|e| Error::internal("a job cannot be submitted").source(e.to_string()))?;
+    let job = job.into_inner();
+    engine.0.wanted.lock().insert(job.clone());
+    let wanted = Wanted { engine: engine.clone(), job: job.clone(), running: true };
+    tracing::debug!(query, job, "runs on the durable lane");
+
+    let read = async move {
+        let mut wanted = wanted;
+        let engine = wanted.engine.clone();
+        let ended = watch(&engine, &job, &ran).await;
+        record(&ran, &engine.0.ledger.progress(&job));
+        let last = ended?;
+        wanted.running = false;
+        let progress = engine.0.ledger.progress(&job);
+        if indeterminate && progress.again {
+            return Err(Error::unavailable(
+                "tasks had to run again, and the rows of this statement depend on how it runs",
+            ));
+        }
+        let done =
+            progress.stages.get(&last).and_then(super::ledger::Stage::complete).ok_or_else(|| {
+                Error::unavailable("an output of the last stage was lost before it was read")
+            })?;
+        let mut outputs = Vec::new();
+        for done in &done {
+            outputs.extend(located(&engine, &job, last, done)?);
+        }
+        outputs.sort_by_key(|output| output.partition);
+        Ok(results(engine, outputs, planned, write.then_some(parts), wanted))
+    };
+    let stream = futures::stream::once(read).try_flatten().map_err(to_datafusion);
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+}
+
+/// Where the outputs of a task of the last stage are.
+fn located(engine: &Engine, job: &str, stage: usize, done: &Done) -> Result<Vec<Output>> {
+    let lost = || Error::unavailable(format!("the worker '{}' left with results", node_of(&done.executor)));
+    let url = engine.url_of(&done.executor).ok_or_else(lost)?;
+    let output = |written: &ballista_core::serde::protobuf::ShuffleWritePartition| {
+        let file = written.file_id.ok_or_else(|| Error::internal("an output has no file"))?;
+        let partition = usize::try_from(written.partition_id);
+        Ok(Output {
+            executor: done.executor.clone(),
+            url: url.clone(),
+            job: job.to_owned(),
+            stage,
+            partition: partition.map_err(|_| Error::internal("an output has no partition"))?,
+            from: 0,
+            file,
+            sorted: written.is_sort_shuffle,
+            rows: written.num_rows,
+            bytes: written.num_bytes,
+        })
+    };
+    done.outputs.iter().map(output).collect()
+}
+
+/// The rows of `outputs`, several read at once. Reports of a write are numbered by the part that they are of.
+fn results(
+    engine: Engine,
+    outputs: Vec<Output>,
+    schema: SchemaRef,
+    parts: Option<usize>,
+    wanted: Wanted,
+) -> BoxStream<'static, Result<RecordBatch>> {
+    let channels = engine.0.channels.clone();
+    let streams = outputs.into_iter().map(move |output| {
+        let (channels, schema) = (channels.clone(), Arc::clone(&schema));
+        let opened = async move {
+            let chunks = fetch(&channels, &output).await.map_err(|e| unread(e, &output))?;
+            let batches = rows(chunks, schema, output.rows);
+            Ok::<_, Error>(batches.map(move |batch| {
+                let batch = batch.map_err(|e| unread(e, &output))?;
+                match parts {
+                    Some(parts) => numbered(&batch, output.partition, parts),
+                    None => Ok(batch),
+                }
+            }))
+        };
+        futures::stream::once(opened).try_flatten().boxed()
+    });
+    let streams: Vec<_> = streams.collect();
+    let rows = futures::stream::iter(streams).flatten_unordered(READ_AT_ONCE);
+    // Outputs stay until their rows were read.
+    rows.inspect(move |_| {
+        let _ = &wanted;
+    })
+    .boxed()
+}
+
+fn unread(error: Error, output: &Output) -> Error {
+    match error.kind() {
+        Kind::Unavailable | Kind::NotFound | Kind::Corrupt => Error::unavailable(format!(
+            "results on the worker '{}' cannot be read",
+            node_of(&output.executor)
+        ))
+        .hint("run the statement again")
+        .source(error),
+        _ => error,
+    }
+}
+
+/// The report of one task as that of `part` of all `parts` of the write: every task says that it is part 0 of 1.
+fn numbered(batch: &RecordBatch, part: usize, parts: usize) -> Result<RecordBatch> {
+    let wrong = || Error::internal("the report of a write is not as expected");
+    let mut columns = batch.columns().to_vec();
+    let at = |name: &str| batch.schema().index_of(name).map_err(|e| wrong().source(e));
+    let all =
+        |value: usize| -> ArrayRef { Arc::new(UInt64Array::from(vec![value as u64; batch.num_rows()])) };
+    let (partition, partitions) = (at("partition")?, at("partitions")?);
+    columns[partition] = all(part);
+    columns[partitions] = all(parts);
+    RecordBatch::try_new(batch.schema(), columns).map_err(|e| wrong().source(e))
+}
+
+/// Waits for the end of `job`. Gives its last stage.
+async fn watch(engine: &Engine, job: &str, ran: &Ran) -> Result<usize> {
+    let id = JobId::new(job);
+    let begun = Instant::now();
+    let (mut moved, mut since) = (0, Instant::now());
+    let mut deserted: Option<Instant> = None;
+    let mut wait = Duration::from_millis(2);
+    loop {
+        let status = engine.0.scheduler.state.task_manager.get_job_status(&id).await;
+        let status = status.map_err(|e| Error::internal("a job cannot be watched").source(e.to_string()))?;
+        match status.and_then(|status| status.status) {
+            Some(Status::Successful(done)) => {
+                let last =
+                    done.partition_location.first().and_then(|location| location.partition_id.as_ref());
+                let progress = engine.0.ledger.progress(job);
+                // Without rows there are no locations; the last stage is the one with the highest number.
+                let highest = progress.stages.keys().next_back().copied();
+                let last = last.map(|partition| partition.stage_id as usize).or(highest);
+                return last.ok_or_else(|| Error::internal("a job ended without a stage"));
+            }
+            Some(Status::Failed(failed)) => return Err(failure(&failed.error)),
+            Some(_) => {}
+            // It is between two of the scheduler's lists, for a moment.
+            None if begun.elapsed() < PATIENCE => {}
+            None => return Err(Error::unavailable("the job was forgotten").hint("run the statement again")),
+        }
+        let progress = engine.0.ledger.progress(job);
+        record(ran, &progress);
+        if let Some(broken) = &progress.broken {
+            return Err(broken.clone());
+        }
+        if progress.moved() != moved {
+            (moved, since) = (progress.moved(), Instant::now());
+        }
+        let stall = engine.0.config.stall_timeout;
+        if since.elapsed() > stall {
+            return Err(Error::unavailable(format!("nothing of the job moved for {stall:?}")));
+        }
+        match (engine.has_workers(), deserted) {
+            (true, _) => deserted = None,
+            (false, None) => deserted = Some(Instant::now()),
+            (false, Some(at)) if at.elapsed() > engine.0.config.worker_timeout => {
+                return Err(no_worker());
+            }
+            (false, Some(_)) => {}
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LOOK_EVERY);
+    }
+}
+
+fn no_worker() -> Error {
+    Error::unavailable("no worker is alive")
+        .hint("start workers with `skep worker`, or SET skep.execution = local")
+}
+
+/// What a failed job says: the error of ours that a task ended with, if there is one.
+fn failure(text: &str) -> Error {
+    Error::decode(text).unwrap_or_else(|| {
+        if text.contains("Cancelled") {
+            return Error::cancelled("the job was cancelled");
+        }
+        Error::unavailable("a stage failed too often").hint("run the statement again").source(text.to_owned())
+    })
+}
+
+/// Writes into `ran` where the tasks run, and what they came to.
+fn record(ran: &Ran, progress: &Progress) {
+    let mut nodes: BTreeMap<usize, Vec<Option<NodeId>>> = BTreeMap::new();
+    let mut figures: BTreeMap<usize, StageFigures> = BTreeMap::new();
+    for (number, stage) in &progress.stages {
+        let outputs = stage.complete().unwrap_or_default();
+        let outputs = || outputs.iter().flat_map(|done| &done.outputs);
+        let of_stage = StageFigures {
+            stage: *number,
+            parts: stage.parts,
+            done: stage.done_parts(),
+            tasks: stage.given,
+            failed: stage.failed,
+            rows: outputs().map(|output| output.num_rows).sum(),
+            bytes: outputs().map(|output| output.num_bytes).sum(),
+            ..StageFigures::default()
+        };
+        figures.insert(*number, of_stage);
+    }
+    for (key, given) in &progress.given {
+        nodes.entry(key.stage).or_default().push(NodeId::new(node_of(&given.executor)).ok());
+        if let (Some(figures), Some(near)) = (figures.get_mut(&key.stage), given.near) {
+            figures.placed += 1;
+            figures.near += usize::from(near);
+        }
+    }
+    for (stage, nodes) in nodes {
+        ran.routed(stage, nodes);
+    }
+    for figures in figures.into_values() {
+        ran.measure(figures);
+    }
+}
+
+impl Engine {
+    /// Waits until a worker fetches tasks.
+    pub(in crate::lanes) async fn await_workers(&self) -> Result<()> {
+        let wait = async {
+            while !self.has_workers() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // They begin when they have joined, a moment after they count as alive.
+        tokio::time::timeout(self.0.config.worker_timeout, wait).await.map_err(|_| no_worker())
+    }
+
+    fn url_of(&self, executor: &str) -> Option<url::Url> {
+        let workers = self.0.workers.lock();
+        let known = workers.values().find(|known| known.executor == executor)?;
+        Some(known.url.clone())
+    }
+}

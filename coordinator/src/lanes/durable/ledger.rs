@@ -1,0 +1,318 @@
+//! What every task of every job wrote, and where it is.
+//!
+//! Ballista passes the locations of outputs on from stage to stage. When a stage runs again, those of both runs are passed on,
+//! and whoever reads all of them reads rows twice. So each end of a task is written down here, once, and what a task or a
+//! client reads is chosen from here: one complete output of every part.
+//!
+//! # Invariants
+//! - Of every part of a stage's input, at most one output is read.
+//! - Outputs of lost workers are not chosen.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ballista_core::execution_plans::ShuffleReaderExec;
+use ballista_core::serde::protobuf::ShuffleWritePartition;
+use ballista_core::serde::scheduler::PartitionLocation;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::physical_plan::ExecutionPlan;
+use parking_lot::Mutex;
+use skep_common::{Error, Result};
+use tokio::time::Instant;
+
+/// Which run of which task.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) job: String,
+    pub(super) stage: usize,
+    pub(super) attempt: usize,
+    pub(super) task: usize,
+}
+
+/// A task that was handed out.
+#[derive(Debug, Clone)]
+pub(super) struct Given {
+    pub(super) executor: String,
+    /// Parts of the stage's input that it takes.
+    pub(super) parts: Vec<usize>,
+    /// Whether the worker holds what the task scans; absent: it scans nothing.
+    pub(super) near: Option<bool>,
+    /// Rows that it has produced so far.
+    pub(super) rows: u64,
+    /// Whether its end was taken.
+    pub(super) ended: bool,
+}
+
+/// The outputs of one task that succeeded.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) executor: String,
+    pub(super) parts: Vec<usize>,
+    pub(super) outputs: Vec<ShuffleWritePartition>,
+}
+
+/// What one stage came to.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Stage {
+    /// Parts of its input.
+    pub(super) parts: usize,
+    /// Every complete output that is not lost, by part, the latest last.
+    done: BTreeMap<usize, Vec<Arc<Done>>>,
+    /// Tasks that were handed out.
+    pub(super) given: usize,
+    /// Of them, those whose end was taken and that had failed or were lost.
+    pub(super) failed: usize,
+}
+
+impl Stage {
+    pub(super) fn done_parts(&self) -> usize {
+        self.done.values().filter(|outputs| !outputs.is_empty()).count()
+    }
+
+    /// The latest output of every part; `None` if one is missing.
+    pub(super) fn complete(&self) -> Option<Vec<Arc<Done>>> {
+        self.choose(|_| true)
+    }
+
+    /// For every part the latest of its outputs that `fits`, each output once.
+    fn choose(&self, fits: impl Fn(&Done) -> bool) -> Option<Vec<Arc<Done>>> {
+        let mut chosen: Vec<Arc<Done>> = Vec::new();
+        for part in 0..self.parts {
+            let latest = self.done.get(&part)?.iter().rev().find(|done| fits(done))?;
+            if !chosen.iter().any(|other| Arc::ptr_eq(other, latest)) {
+                chosen.push(Arc::clone(latest));
+            }
+        }
+        // Tasks that took several parts at once, cut differently each time, might overlap.
+        let taken: usize = chosen.iter().map(|done| done.parts.len()).sum();
+        (taken == self.parts).then_some(chosen)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Job {
+    stages: BTreeMap<usize, Stage>,
+    given: HashMap<Key, Given>,
+    /// Whether anything that was complete had to be made again.
+    again: bool,
+    /// Why it cannot go on.
+    broken: Option<Error>,
+    /// Since when a stage waits for outputs that Ballista thinks are there.
+    waits: HashMap<usize, Instant>,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Progress {
+    pub(super) stages: BTreeMap<usize, Stage>,
+    pub(super) given: Vec<(Key, Given)>,
+    pub(super) again: bool,
+    pub(super) broken: Option<Error>,
+}
+
+impl Progress {
+    /// Grows with every row and every ended task.
+    pub(super) fn moved(&self) -> u64 {
+        let rows: u64 = self.given.iter().map(|(_, given)| given.rows).sum();
+        let ended = self.given.iter().filter(|(_, given)| given.ended).count() as u64;
+        rows.saturating_add(ended).saturating_add(self.given.len() as u64)
+    }
+}
+
+/// Longest time that a stage waits for outputs that Ballista thinks are there.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<HashMap<String, Job>>);
+
+impl Ledger {
+    /// A task was handed out.
+    pub(super) fn give(&self, key: Key, given: Given, parts: usize) {
+        let mut jobs = self.0.lock();
+        let job = jobs.entry(key.job.clone()).or_default();
+        let stage = job.stages.entry(key.stage).or_default();
+        stage.parts = parts;
+        stage.given += 1;
+        if given.parts.iter().any(|part| stage.done.contains_key(part)) {
+            job.again = true;
+        }
+        job.given.insert(key, given);
+    }
+
+    /// Takes the end of a task. `false`: it was taken before, or nobody knows the task.
+    pub(super) fn end(&self, key: &Key, outputs: Option<Vec<ShuffleWritePartition>>) -> bool {
+        let mut jobs = self.0.lock();
+        let Some(job) = jobs.get_mut(&key.job) else { return false };
+        let Some(given) = job.given.get_mut(key).filter(|given| !given.ended) else { return false };
+        given.ended = true;
+        let stage = job.stages.entry(key.stage).or_default();
+        match outputs {
+            Some(outputs) => {
+                given.rows = outputs.iter().map(|output| output.num_rows).sum();
+                let done =
+                    Arc::new(Done { executor: given.executor.clone(), parts: given.parts.clone(), outputs });
+                for part in &done.parts {
+                    stage.done.entry(*part).or_default().push(Arc::clone(&done));
+                }
+            }
+            None => stage.failed += 1,
+        }
+        true
+    }
+
+    /// How far a running task is.
+    pub(super) fn rows(&self, key: &Key, rows: u64) {
+        if let Some(job) = self.0.lock().get_mut(&key.job)
+            && let Some(given) = job.given.get_mut(key).filter(|given| !given.ended)
+        {
+            given.rows = rows;
+        }
+    }
+
+    /// Tasks of `executor` whose end was not taken.
+    pub(super) fn running_on(&self, executor: &str) -> Vec<Key> {
+        let jobs = self.0.lock();
+        let given = jobs.values().flat_map(|job| &job.given);
+        given
+            .filter(|(_, given)| !given.ended && given.executor == executor)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    /// Tasks of `job` that run now.
+    pub(super) fn running_of(&self, job: &str) -> usize {
+        let jobs = self.0.lock();
+        jobs.get(job).map_or(0, |job| job.given.values().filter(|given| !given.ended).count())
+    }
+
+    /// The outputs of `executor` are gone, and so are its tasks.
+    pub(super) fn lose(&self, executor: &str) {
+        for job in self.0.lock().values_mut() {
+            let mut lost = false;
+            for stage in job.stages.values_mut() {
+                for outputs in stage.done.values_mut() {
+                    let before = outputs.len();
+                    outputs.retain(|done| done.executor != executor);
+                    lost |= outputs.len() < before;
+                }
+            }
+            job.again |= lost;
+            for (key, given) in &mut job.given {
+                if given.executor == executor && !given.ended {
+                    given.ended = true;
+                    if let Some(stage) = job.stages.get_mut(&key.stage) {
+                        stage.failed += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn forget(&self, job: &str) {
+        self.0.lock().remove(job);
+    }
+
+    /// Forgets jobs that are not `kept`.
+    pub(super) fn retain(&self, kept: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|job, _| kept(job));
+    }
+
+    pub(super) fn fail(&self, job: &str, error: Error) {
+        if let Some(job) = self.0.lock().get_mut(job) {
+            job.broken.get_or_insert(error);
+        }
+    }
+
+    pub(super) fn progress(&self, job: &str) -> Progress {
+        let jobs = self.0.lock();
+        let Some(job) = jobs.get(job) else { return Progress::default() };
+        let mut given: Vec<_> = job.given.iter().map(|(key, given)| (key.clone(), given.clone())).collect();
+        given.sort_by(|a, b| a.0.cmp(&b.0));
+        Progress { stages: job.stages.clone(), given, again: job.again, broken: job.broken.clone() }
+    }
+
+    /// `plan` of a stage of `job`, reading one complete output of every part of the stages below. `None`: they are not all
+    /// there, or not all known to `plan`; the stage has to wait.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`](skep_common::Kind::Internal) if the stage has waited too long, or the plan cannot be made.
+    pub(super) fn reading(
+        &self,
+        job: &str,
+        stage: usize,
+        plan: &Arc<dyn ExecutionPlan>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let mut jobs = self.0.lock();
+        let job = jobs.entry(job.to_owned()).or_default();
+        let mut missing = false;
+        let read = Arc::clone(plan).transform_up(|node| {
+            let Some(reader) = node.downcast_ref::<ShuffleReaderExec>() else {
+                return Ok(Transformed::no(node));
+            };
+            let below = job.stages.get(&reader.stage_id);
+            match below.and_then(|below| chosen(below, reader)) {
+                Some(partitions) => Ok(Transformed::yes(with_partitions(reader, partitions)?)),
+                None => {
+                    missing = true;
+                    Ok(Transformed::no(node))
+                }
+            }
+        });
+        let read = read.map_err(|e| Error::internal("the inputs of a stage cannot be chosen").source(e))?;
+        if !missing {
+            job.waits.remove(&stage);
+            return Ok(Some(read.data));
+        }
+        if job.waits.entry(stage).or_insert_with(Instant::now).elapsed() > PATIENCE {
+            return Err(Error::unavailable(format!(
+                "stage {stage} waits for outputs that nobody makes again"
+            )));
+        }
+        Ok(None)
+    }
+}
+
+/// The locations that `reader` is to read: of each part below one output, all of it.
+fn chosen(below: &Stage, reader: &ShuffleReaderExec) -> Option<Vec<Vec<PartitionLocation>>> {
+    let known: HashSet<(&str, Option<u64>, usize)> = reader.partition.iter().flatten().map(place).collect();
+    let fits = |done: &Done| {
+        done.outputs.iter().all(|output| {
+            let partition = usize::try_from(output.partition_id).unwrap_or(usize::MAX);
+            known.contains(&(done.executor.as_str(), output.file_id, partition))
+        })
+    };
+    let done = below.choose(fits)?;
+    let files: HashSet<(&str, Option<u64>)> = done
+        .iter()
+        .flat_map(|done| done.outputs.iter().map(|output| (done.executor.as_str(), output.file_id)))
+        .collect();
+    let partitions = reader.partition.iter().map(|locations| {
+        let mut seen = HashSet::new();
+        let keep = locations.iter().filter(|location| {
+            let (executor, file, partition) = place(location);
+            files.contains(&(executor, file)) && seen.insert((executor.to_owned(), file, partition))
+        });
+        keep.cloned().collect()
+    });
+    Some(partitions.collect())
+}
+
+fn place(location: &PartitionLocation) -> (&str, Option<u64>, usize) {
+    (location.executor_meta.id.as_str(), location.file_id, location.partition_id.partition_id)
+}
+
+fn with_partitions(
+    reader: &ShuffleReaderExec,
+    partitions: Vec<Vec<PartitionLocation>>,
+) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+    let schema = reader.schema();
+    let read = if reader.broadcast {
+        let all = partitions.into_iter().flatten().collect();
+        ShuffleReaderExec::try_new_broadcast(reader.stage_id, all, schema, reader.upstream_partition_count)?
+    } else {
+        let partitioning = reader.properties().output_partitioning().clone();
+        ShuffleReaderExec::try_new(reader.stage_id, partitions, schema, partitioning)?
+    };
+    Ok(Arc::new(read))
+}
