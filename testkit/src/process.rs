@@ -215,7 +215,28 @@ pub struct Cluster {
     /// The workers.
     pub workers: Vec<Server>,
     folder: PathBuf,
+    /// Tables of the config file that workers have too.
+    tables: String,
 }
+
+/// Short waits.
+const HASTY: &str = "
+[coordinator.lanes.durable]
+worker_timeout = \"3s\"
+
+[cluster.membership]
+heartbeat = \"300ms\"
+dead_after = \"2s\"
+
+[cluster.channel]
+connect_timeout = \"1s\"
+keepalive_interval = \"1s\"
+keepalive_timeout = \"1s\"
+
+[store]
+read_timeout = \"1s\"
+node_wait = \"5s\"
+";
 
 impl Cluster {
     /// Starts a coordinator and `workers` workers with folders under `folder`.
@@ -234,6 +255,14 @@ impl Cluster {
         Self::start_with(folder, workers, &format!("shared_paths = [{shared:?}]\n"))
     }
 
+    /// The same, with lost nodes found and waits over within seconds, for tests that lose nodes.
+    ///
+    /// # Panics
+    /// If one of them does not start.
+    pub fn start_hasty(folder: &Path, workers: usize) -> Self {
+        Self::start_with(folder, workers, HASTY)
+    }
+
     fn start_with(folder: &Path, workers: usize, keys: &str) -> Self {
         std::fs::create_dir_all(folder).expect("the cluster's folder can be created");
         let config = folder.join("coordinator.toml");
@@ -244,7 +273,9 @@ impl Cluster {
         std::fs::write(&config, text).expect("the config can be written");
         let coordinator = Server::start(&["coordinator", "--config", &config.to_string_lossy()])
             .unwrap_or_else(|output| panic!("the coordinator did not start: {output:?}"));
-        let mut cluster = Self { coordinator, workers: Vec::new(), folder: folder.to_path_buf() };
+        let folder = folder.to_path_buf();
+        let tables = keys.find('[').map(|at| keys[at..].to_owned()).unwrap_or_default();
+        let mut cluster = Self { coordinator, workers: Vec::new(), folder, tables };
         for _ in 0..workers {
             cluster.add_worker();
         }
@@ -257,16 +288,64 @@ impl Cluster {
     /// If it does not start.
     pub fn add_worker(&mut self) {
         let number = self.workers.len() + 1;
+        let worker = self.start_worker(number);
+        self.workers
+            .push(worker.unwrap_or_else(|output| panic!("worker {number} did not start: {output:?}")));
+    }
+
+    /// Ends worker `number`, counted from 0, as kill -9 does, and starts it again on its folder.
+    ///
+    /// # Panics
+    /// If it does not start again within the patience of tests.
+    pub fn restart_worker(&mut self, number: usize) {
+        let mut dead = self.workers.remove(number);
+        dead.end();
+        drop(dead);
+        let clock = clock::system();
+        let start = clock.instant();
+        loop {
+            match self.start_worker(number + 1) {
+                Ok(worker) => {
+                    self.workers.insert(number, worker);
+                    return;
+                }
+                // Until the coordinator has missed its signs of life, its name is taken.
+                Err(output) => {
+                    let late = clock.instant() - start > PATIENCE;
+                    assert!(!late, "worker {number} does not start again: {output:?}");
+                }
+            }
+        }
+    }
+
+    /// Starts the coordinator again, after it was killed, where it was.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn restart_coordinator(&mut self) {
+        let listen = self.coordinator.address("listen").trim_start_matches("http://").to_owned();
+        let config = self.folder.join("coordinator.toml");
+        let mut command = skep(&["coordinator", "--config", &config.to_string_lossy()]);
+        command.env("SKEP__COORDINATOR__LISTEN", listen);
+        self.coordinator = Server::start_command(command)
+            .unwrap_or_else(|output| panic!("the coordinator did not start again: {output:?}"));
+    }
+
+    /// The folder of worker `number`, counted from 0.
+    pub fn worker_folder(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("worker-{}", number + 1))
+    }
+
+    fn start_worker(&self, number: usize) -> Result<Server, Output> {
         let config = self.folder.join(format!("worker-{number}.toml"));
         let text = format!(
-            "[worker]\ncoordinator = {:?}\nlisten = \"127.0.0.1:0\"\ndata = {:?}\n",
+            "[worker]\ncoordinator = {:?}\nlisten = \"127.0.0.1:0\"\ndata = {:?}\n{}",
             self.coordinator.address("listen"),
-            self.folder.join(format!("worker-{number}"))
+            self.folder.join(format!("worker-{number}")),
+            self.tables
         );
         std::fs::write(&config, text).expect("the config can be written");
-        let worker = Server::start(&["worker", "--config", &config.to_string_lossy()])
-            .unwrap_or_else(|output| panic!("worker {number} did not start: {output:?}"));
-        self.workers.push(worker);
+        Server::start(&["worker", "--config", &config.to_string_lossy()])
     }
 
     /// The address of Flight SQL.

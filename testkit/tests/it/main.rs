@@ -6,6 +6,7 @@ mod adbc;
 mod admin;
 mod care;
 mod changes;
+mod chaos;
 mod crash;
 mod flights;
 mod judge;
