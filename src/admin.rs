@@ -175,9 +175,10 @@ fn existing() -> Options {
     Options { create: false, ..Options::default() }
 }
 
-/// Tables of the migrations and leases belong to a database, not to what it holds.
+/// Tables of the migrations, of leases and of past queries belong to a database, not to what it holds.
 fn of_catalog(table: &str) -> bool {
-    !of_blocks(table) && !matches!(table, skep_metadb::MIGRATIONS | skep_metadb::LEASES)
+    let own = [skep_metadb::MIGRATIONS, skep_metadb::LEASES, skep_coordinator::queries::TABLE];
+    !of_blocks(table) && !own.contains(&table)
 }
 
 fn of_blocks(table: &str) -> bool {

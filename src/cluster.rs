@@ -76,6 +76,7 @@ impl Cluster {
             near: Some(near.clone()),
             lanes: skep_coordinator::lanes::Config::default(),
             maintenance: skep_coordinator::maintenance::Config::default(),
+            queries: skep_coordinator::queries::Config::default(),
         })
         .await?;
         let starting = workers.into_iter().map(|(name, data)| {

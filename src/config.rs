@@ -46,6 +46,8 @@ pub(crate) struct Coordinator {
     pub(crate) memory: Option<ByteSize>,
     /// Where statements run.
     pub(crate) lanes: skep_coordinator::lanes::Config,
+    /// What is remembered of queries.
+    pub(crate) queries: skep_coordinator::queries::Config,
 }
 
 /// Table `[worker]`.
@@ -115,6 +117,7 @@ impl Default for Coordinator {
             shared_paths: Vec::new(),
             memory: None,
             lanes: skep_coordinator::lanes::Config::default(),
+            queries: skep_coordinator::queries::Config::default(),
         }
     }
 }

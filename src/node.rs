@@ -101,6 +101,8 @@ pub(crate) struct CoordinatorOptions {
     pub(crate) lanes: lanes::Config,
     /// When tables are cared for.
     pub(crate) maintenance: skep_coordinator::maintenance::Config,
+    /// What is remembered of queries.
+    pub(crate) queries: skep_coordinator::queries::Config,
 }
 
 /// A coordinator that serves other nodes. Dropping it stops it.
@@ -213,6 +215,7 @@ impl CoordinatorNode {
         let environment =
             Environment { catalog, runtime, shared_paths, locate, facts: Arc::default(), partitions };
         let coordinator = Coordinator::new(skep_coordinator::Config { environment, lanes, members })?;
+        coordinator.keep_history(&options.identity, &options.queries).await?;
         let keeper = Keeper::new(namespace, peers, clock).start();
         let maintenance = coordinator.maintain(options.maintenance);
         Ok(Self {
@@ -238,7 +241,7 @@ impl CoordinatorNode {
 
     /// Stops serving other nodes.
     pub(crate) async fn stop(self) {
-        self.coordinator.drain();
+        self.coordinator.close().await;
         self.stop.cancel();
         // It ends by itself now; how is of no use to anyone.
         let _ = self.serving.join().await;
@@ -365,6 +368,7 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
         near: None,
         lanes: config.coordinator.lanes.clone(),
         maintenance: config.maintenance.clone(),
+        queries: own.queries.clone(),
     })
     .await?;
     let doors = Doors::open(node.coordinator(), flight, http)?;

@@ -8,6 +8,8 @@ use rand::Rng;
 use skep_catalog::{Catalog, Change, CommitInfo, Snapshot, Transaction};
 use skep_common::{Error, Kind, QueryId, Result};
 
+use crate::queries::{State, Watch};
+
 /// How often a statement is decided again because of conflicts.
 const ATTEMPTS_MAX: u32 = 5;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -15,6 +17,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Who commits which statement.
 #[derive(Debug, Clone)]
 pub(crate) struct Author {
+    /// Learns that a commit begins, and may say that it must not.
+    pub(crate) watch: Arc<Watch>,
     pub(crate) user: String,
     pub(crate) statement: String,
     pub(crate) query: QueryId,
@@ -51,6 +55,7 @@ pub(crate) async fn autocommit(
 ) -> Result<bool> {
     let mut attempt = 0;
     loop {
+        author.watch.advance(State::Running)?;
         let base = match &author.transaction {
             Some(transaction) => transaction.snapshot(),
             None => catalog.snapshot().await?,
@@ -94,6 +99,7 @@ pub(crate) async fn publish_with(
     let transaction = catalog.begin(base, author.info(attempt));
     transaction.apply(changes)?;
     side(&transaction);
+    author.watch.advance(State::Finishing)?;
     transaction.commit().await.map(drop)
 }
 

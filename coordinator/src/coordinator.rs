@@ -18,6 +18,7 @@ use skep_store::{SKEP_URL, SkepStore};
 
 use crate::lanes::{Lanes, Ran};
 use crate::maintenance::{Activity, Log};
+use crate::queries::Queries;
 use crate::session::Session;
 
 /// What a coordinator is made of. `src` builds the parts.
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) activity: Arc<Activity>,
     /// What was done for tables that nobody used.
     pub(crate) maintenance: Log,
+    /// What statements do.
+    pub(crate) queries: Arc<Queries>,
     ready: AtomicBool,
     tasks: Mutex<BTreeMap<NodeId, u64>>,
 }
@@ -65,6 +68,7 @@ impl Coordinator {
     pub fn new(config: Config) -> Result<Self> {
         let Config { environment, lanes, members } = config;
         let root = DataRoot::parse(environment.catalog.data_path())?;
+        let queries = Arc::new(Queries::new(environment.catalog.clone()));
         let environment = Arc::new(environment);
         Ok(Self(Arc::new(Shared {
             environment,
@@ -73,6 +77,7 @@ impl Coordinator {
             root,
             activity: Arc::default(),
             maintenance: Log::default(),
+            queries,
             ready: AtomicBool::new(true),
             tasks: Mutex::default(),
         })))

@@ -1,13 +1,14 @@
-//! The time a statement may take, `skep.statement_timeout`: planning, running and reading its rows together.
+//! What ends a statement before its time: `skep.statement_timeout`, which planning, running and reading its rows share,
+//! KILL QUERY, and a client that does not want it any more.
 //!
 //! ```text
 //! within: work --in time--> rows --> Limited --in time--> rows --> reader
-//!           \--too late--> error      ^  \--too late--> error, then the end
-//!                                   watch: drops the query's stream at the deadline, also when nobody reads
+//!           \--over--> error          ^  \--over--> error, then the end
+//!                                   watch: drops the query's stream when it is over, also when nobody reads
 //! ```
 //!
 //! # Invariants
-//! - After the deadline nothing of the query runs, whether or not its reader asks for rows.
+//! - After that nothing of the query runs, whether or not its reader asks for rows.
 //! - A stream that was cut ends with an error, never as if it were complete.
 
 use std::future::Future;
@@ -20,75 +21,113 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::physical_plan::{RecordBatchStream, SendableRecordBatchStream};
-use futures::{Stream, StreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
 use skep_common::task::{Task, spawn};
 use skep_common::{Error, Result};
 use skep_engine::error::to_datafusion;
 use tokio::sync::Mutex;
-use tokio::time::{Sleep, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
+use crate::queries::Watch;
 use crate::session::{Outcome, Rows};
 
-/// Does `work`, and lets its rows be read, until `limit` is over. No limit: until it is done.
+/// Waits until a statement has to end, and says why. Called for each that waits.
+pub(crate) type Over = Arc<dyn Fn() -> BoxFuture<'static, Error> + Send + Sync>;
+
+/// After `limit`, counted from here, if there is one; and when `watch` says so.
+pub(crate) fn over(limit: Option<Duration>, watch: &Arc<Watch>) -> Over {
+    let watch = Arc::clone(watch);
+    let late = late(limit);
+    Arc::new(move || {
+        let (watch, late) = (Arc::clone(&watch), late());
+        async move {
+            tokio::select! {
+                error = watch.stopped() => error,
+                error = late => error,
+            }
+        }
+        .boxed()
+    })
+}
+
+/// After `limit`, counted from here.
+fn late(limit: Option<Duration>) -> Over {
+    let Some(limit) = limit else { return Arc::new(|| std::future::pending().boxed()) };
+    let deadline = sleep(limit).deadline();
+    Arc::new(move || {
+        async move {
+            sleep_until(deadline).await;
+            Error::deadline(format!("the statement took longer than {limit:?}"))
+                .hint("raise skep.statement_timeout, or SET it to none")
+        }
+        .boxed()
+    })
+}
+
+/// Does `work`, and lets its rows be read, until it is `over`.
 ///
 /// # Errors
-/// Those of `work`; [`Kind::Deadline`](skep_common::Kind::Deadline), from here or in the stream of rows.
-pub(crate) async fn within(
-    limit: Option<Duration>,
-    work: impl Future<Output = Result<Outcome>>,
-) -> Result<Outcome> {
-    let Some(limit) = limit else { return work.await };
-    let mut end = Box::pin(sleep(limit));
+/// Those of `work`, and the one that `over` gives, from here or in the stream of rows.
+pub(crate) async fn within(over: &Over, work: impl Future<Output = Result<Outcome>>) -> Result<Outcome> {
     let outcome = tokio::select! {
+        // What is done is done.
+        biased;
         outcome = work => outcome?,
-        () = &mut end => return Err(passed(limit)),
+        error = over() => return Err(error),
     };
     Ok(match outcome {
         Outcome::Rows(rows) => {
-            Outcome::Rows(Rows { stream: Box::pin(Limited::new(rows.stream, end, limit)), ..rows })
+            Outcome::Rows(Rows { stream: Box::pin(Limited::new(rows.stream, over)), ..rows })
         }
         done @ Outcome::Done(_) => done,
     })
 }
 
-fn passed(limit: Duration) -> Error {
-    Error::deadline(format!("the statement took longer than {limit:?}"))
-        .hint("raise skep.statement_timeout, or SET it to none")
+/// The rows of a query, or why there are no more.
+enum Slot {
+    Rows(SendableRecordBatchStream),
+    Over(Error),
+    Ended,
 }
 
-/// Rows that can be read until the deadline.
+/// Rows that can be read until they are over.
 struct Limited {
     schema: SchemaRef,
-    limit: Duration,
-    end: Pin<Box<Sleep>>,
-    /// Empty once the deadline has passed or the rows have ended.
-    rows: Arc<Mutex<Option<SendableRecordBatchStream>>>,
+    /// Wakes the reader.
+    over: BoxFuture<'static, Error>,
+    rows: Arc<Mutex<Slot>>,
     watch: Task<()>,
     ended: bool,
 }
 
 impl Limited {
-    fn new(stream: SendableRecordBatchStream, end: Pin<Box<Sleep>>, limit: Duration) -> Self {
+    fn new(stream: SendableRecordBatchStream, over: &Over) -> Self {
         let schema = stream.schema();
-        let rows = Arc::new(Mutex::new(Some(stream)));
-        let (watched, deadline) = (Arc::clone(&rows), end.deadline());
-        let watch = spawn("statement deadline", async move {
-            sleep_until(deadline).await;
-            let late = watched.lock().await.take();
+        let rows = Arc::new(Mutex::new(Slot::Rows(stream)));
+        let (watched, end) = (Arc::clone(&rows), over());
+        let watch = spawn("end of a statement", async move {
+            let error = end.await;
+            let late = std::mem::replace(&mut *watched.lock().await, Slot::Over(error));
             drop(late);
         });
-        Self { schema, limit, end, rows, watch, ended: false }
+        Self { schema, over: over(), rows, watch, ended: false }
     }
 
     fn read(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<RecordBatch, DataFusionError>>> {
-        let late = || Poll::Ready(Some(Err(to_datafusion(passed(self.limit)))));
-        if self.end.as_mut().poll(context).is_ready() {
-            return late();
+        if let Poll::Ready(error) = self.over.poll_unpin(context) {
+            return Poll::Ready(Some(Err(to_datafusion(error))));
         }
-        // Only the watch takes the lock beside us, and the rows away: the deadline passed this moment.
-        let Ok(mut rows) = self.rows.try_lock() else { return late() };
-        let Some(stream) = rows.as_mut() else { return late() };
-        stream.poll_next_unpin(context)
+        let Ok(mut rows) = self.rows.try_lock() else {
+            // Only the watch takes the lock beside us, for a moment.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        };
+        match &mut *rows {
+            Slot::Rows(stream) => stream.poll_next_unpin(context),
+            Slot::Over(error) => Poll::Ready(Some(Err(to_datafusion(error.clone())))),
+            Slot::Ended => Poll::Ready(None),
+        }
     }
 }
 
@@ -103,7 +142,7 @@ impl Stream for Limited {
         if !matches!(read, Poll::Pending | Poll::Ready(Some(Ok(_)))) {
             self.ended = true;
             self.watch.abort();
-            self.rows = Arc::default();
+            self.rows = Arc::new(Mutex::new(Slot::Ended));
         }
         read
     }
@@ -141,7 +180,7 @@ mod tests {
     }
 
     async fn rows(limit: Duration, outcome: Outcome) -> SendableRecordBatchStream {
-        match within(Some(limit), async { Ok(outcome) }).await.unwrap() {
+        match within(&late(Some(limit)), async { Ok(outcome) }).await.unwrap() {
             Outcome::Rows(rows) => rows.stream,
             Outcome::Done(_) => panic!("rows were given"),
         }
@@ -149,8 +188,10 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_takes_too_long_is_ended() {
-        let error =
-            within(Some(Duration::from_millis(1)), std::future::pending()).await.map(drop).unwrap_err();
+        let error = within(&late(Some(Duration::from_millis(1))), std::future::pending())
+            .await
+            .map(drop)
+            .unwrap_err();
         assert_eq!(error.kind(), Kind::Deadline);
         assert!(error.hint_text().unwrap().contains("skep.statement_timeout"));
     }

@@ -13,8 +13,10 @@ use parking_lot::Mutex;
 use skep_common::{Error, Result};
 use skep_engine::error::{from_datafusion, to_datafusion};
 use skep_engine::names::quote;
+use tokio_util::sync::CancellationToken;
 
-use crate::deadline::within;
+use crate::deadline::{over, within};
+use crate::queries::Watch;
 use crate::session::{Done, Outcome, Session};
 use crate::statement::Run;
 use crate::system;
@@ -58,6 +60,22 @@ impl Session {
     pub async fn ingest(&self, target: &Target, rows: SendableRecordBatchStream) -> Result<Done> {
         let _active = self.0.shared.activity.enter();
         let columns = rows.schema();
+        let shown = format!("-- rows that a client streams into table '{}'", target.table);
+        let watch = self.watch(&shown, CancellationToken::new());
+        let outcome = self.ingest_watched(&watch, target, columns, rows).await;
+        match watch.settle(outcome)? {
+            Outcome::Done(done) => Ok(Done { tag: "INSERT", ..done }),
+            Outcome::Rows(_) => Err(Error::internal("writing rows gave rows")),
+        }
+    }
+
+    async fn ingest_watched(
+        &self,
+        watch: &Arc<Watch>,
+        target: &Target,
+        columns: SchemaRef,
+        rows: SendableRecordBatchStream,
+    ) -> Result<Outcome> {
         if columns.fields().is_empty() {
             return Err(Error::invalid("the rows have no columns"));
         }
@@ -71,12 +89,9 @@ impl Session {
         let parsed = skep_engine::parse_one(&sql)?;
         let partition = Once { schema: Arc::clone(&columns), stream: Mutex::new(Some(rows)) };
         let table = StreamingTable::try_new(columns, vec![Arc::new(partition)]).map_err(from_datafusion)?;
-        let run = Run::new(self, &parsed).with_given(Arc::new(table));
+        let run = Run::new(self, &parsed, watch).with_given(Arc::new(table));
         let timeout = self.0.settings.lock().statement_timeout();
-        match within(timeout, run.execute(parsed.statement, Vec::new())).await? {
-            Outcome::Done(done) => Ok(Done { tag: "INSERT", ..done }),
-            Outcome::Rows(_) => Err(Error::internal("writing rows gave rows")),
-        }
+        within(&over(timeout, watch), run.execute(parsed.statement, Vec::new())).await
     }
 }
 

@@ -9,6 +9,7 @@ mod deadline;
 pub mod ingest;
 pub mod lanes;
 pub mod maintenance;
+pub mod queries;
 pub mod session;
 mod statement;
 mod system;

@@ -13,11 +13,13 @@ use parking_lot::Mutex;
 use skep_common::{QueryId, Result, SessionId};
 use skep_engine::Statement;
 use skep_engine::settings::Settings;
+use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::Shared;
-use crate::deadline::within;
+use crate::deadline::{over, within};
 use crate::lanes::Ran;
 use crate::maintenance::Active;
+use crate::queries::Watch;
 use crate::statement::Run;
 use crate::tables;
 use crate::transaction::Open;
@@ -160,8 +162,21 @@ impl Session {
     /// [`Kind::Invalid`](skep_common::Kind::Invalid) with the position, and the kinds of planning.
     pub fn describe<'a>(&'a self, sql: &'a str) -> BoxFuture<'a, Result<Description>> {
         async move {
-            let parsed = skep_engine::parse_one(sql)?;
-            Run::new(self, &parsed).describe(&parsed.statement).await
+            let watch = self.watch(sql, CancellationToken::new());
+            let work = async {
+                let parsed = skep_engine::parse_one(sql)?;
+                Run::new(self, &parsed, &watch).describe(&parsed.statement).await
+            };
+            let described = tokio::select! {
+                described = work => described,
+                error = watch.stopped() => Err(error),
+            };
+            match &described {
+                // It is run by another call, if at all.
+                Ok(_) => watch.forget(),
+                Err(error) => watch.fail(error),
+            }
+            described
         }
         .boxed()
     }
@@ -176,9 +191,22 @@ impl Session {
         sql: &'a str,
         parameters: Vec<ScalarValue>,
     ) -> BoxFuture<'a, Result<Outcome>> {
+        self.execute_until(sql, parameters, CancellationToken::new())
+    }
+
+    /// As [`Session::execute`], until `cancel` is cancelled. A commit that has begun is made all the same.
+    ///
+    /// # Errors
+    /// As [`Session::execute`], and [`Kind::Cancelled`](skep_common::Kind::Cancelled).
+    pub fn execute_until<'a>(
+        &'a self,
+        sql: &'a str,
+        parameters: Vec<ScalarValue>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'a, Result<Outcome>> {
         async move {
             let active = self.0.shared.activity.enter();
-            match self.execute_with(sql, parameters).await? {
+            match self.execute_with(sql, parameters, cancel).await? {
                 Outcome::Rows(rows) => Ok(Outcome::Rows(rows.held(active))),
                 done => Ok(done),
             }
@@ -188,23 +216,40 @@ impl Session {
 
     /// As [`Session::execute`], of a statement that is nobody's.
     pub(crate) fn execute_quietly<'a>(&'a self, sql: &'a str) -> BoxFuture<'a, Result<Outcome>> {
-        self.execute_with(sql, Vec::new())
+        self.execute_with(sql, Vec::new(), CancellationToken::new())
     }
 
     fn execute_with<'a>(
         &'a self,
         sql: &'a str,
         parameters: Vec<ScalarValue>,
+        cancel: CancellationToken,
     ) -> BoxFuture<'a, Result<Outcome>> {
         async move {
-            let parsed = skep_engine::parse_one(sql)?;
-            let run = Run::new(self, &parsed);
-            // Whoever stops waiting for a commit does not know how it ended.
-            let commits = matches!(parsed.statement, Statement::Commit);
-            let timeout = self.0.settings.lock().statement_timeout().filter(|_| !commits);
-            within(timeout, run.execute(parsed.statement, parameters)).await
+            let watch = self.watch(sql, cancel);
+            let outcome = self.execute_watched(&watch, sql, parameters).await;
+            watch.settle(outcome)
         }
         .boxed()
+    }
+
+    async fn execute_watched(
+        &self,
+        watch: &Arc<Watch>,
+        sql: &str,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome> {
+        let parsed = skep_engine::parse_one(sql)?;
+        let run = Run::new(self, &parsed, watch);
+        // Whoever stops waiting for a commit does not know how it ended.
+        let commits = matches!(parsed.statement, Statement::Commit);
+        let timeout = self.0.settings.lock().statement_timeout().filter(|_| !commits);
+        within(&over(timeout, watch), run.execute(parsed.statement, parameters)).await
+    }
+
+    /// A statement of this session came.
+    pub(crate) fn watch(&self, sql: &str, cancel: CancellationToken) -> Arc<Watch> {
+        self.0.shared.queries.begin(self.0.id, &self.0.user, sql, cancel)
     }
 
     /// The schemas of the catalog, sorted, with `information_schema` and `system`.

@@ -10,6 +10,7 @@ use datafusion::datasource::MemTable;
 use skep_common::{Error, Result};
 
 use crate::coordinator::Shared;
+use crate::queries::{queries_schema, queries_table};
 
 pub(crate) use skep_engine::names::SYSTEM_SCHEMA as SCHEMA;
 
@@ -17,6 +18,7 @@ pub(crate) use skep_engine::names::SYSTEM_SCHEMA as SCHEMA;
 pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
     let mut all = skep_engine::planner::history_schemas();
     all.push(("maintenance", maintenance_schema()));
+    all.push(("queries", queries_schema()));
     all.push(("workers", workers_schema()));
     all
 }
@@ -37,6 +39,7 @@ pub(crate) fn tables(shared: &Shared) -> Result<Vec<(String, Arc<dyn TableProvid
     let (done, there) = (maintenance_schema(), workers_schema());
     Ok(vec![
         table("maintenance", Arc::clone(&done), maintenance(shared, &done))?,
+        ("queries".to_owned(), queries_table(&shared.queries)?),
         table("workers", Arc::clone(&there), workers(shared, &there))?,
     ])
 }

@@ -17,6 +17,7 @@ use skep_common::{Error, Kind, Result, task};
 
 use crate::coordinator::Shared;
 use crate::maintenance::Active;
+use crate::queries::State;
 use crate::session::{Inner, Outcome, Session};
 use crate::statement::{Pending, Run};
 
@@ -62,6 +63,7 @@ impl Run {
 
     pub(crate) async fn commit(mut self) -> Result<Outcome> {
         self.open = None;
+        self.watch.advance(State::Finishing)?;
         let Some(transaction) = end(&self.session)? else { return Ok(self.done("COMMIT", None)) };
         let staged = transaction.staged_files();
         match transaction.commit().await {
@@ -118,7 +120,12 @@ fn end(session: &Inner) -> Result<Option<Transaction>> {
 pub(crate) fn refused(error: &Error) -> bool {
     matches!(
         error.kind(),
-        Kind::Conflict | Kind::AlreadyExists | Kind::NotFound | Kind::Invalid | Kind::Unsupported
+        Kind::Conflict
+            | Kind::AlreadyExists
+            | Kind::NotFound
+            | Kind::Invalid
+            | Kind::Unsupported
+            | Kind::Cancelled
     )
 }
 

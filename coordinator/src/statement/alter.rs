@@ -20,6 +20,7 @@ use skep_engine::sql::{AlterTable, AlterView, Name, ViewAction, parse_query};
 use super::{Run, ddl};
 use crate::commit::{autocommit, next_attempt, publish};
 use crate::lanes::Job;
+use crate::queries::State;
 
 impl Run {
     pub(super) async fn alter_table(&self, alter: &AlterTable) -> Result<()> {
@@ -47,6 +48,7 @@ impl Run {
                 (Some((table, since)), None) => {
                     let transaction = catalog.begin(base, author.info(attempt));
                     transaction.apply(altered.changes)?.with(Unchanged { table, since });
+                    self.watch.advance(State::Finishing)?;
                     transaction.commit().await.map(drop)
                 }
                 (None, _) => publish(catalog, base, &author, attempt, altered.changes).await,
@@ -89,7 +91,7 @@ impl Run {
         let schema = boundary::output_schema(&plan);
         let lane = super::query::lane(&self.settings);
         let job = Job { state: planner.state().clone(), logical: plan, write: None, lane, query: self.query };
-        let running = self.shared.lanes.run(job).await?;
+        let running = self.start(job).await?;
         boundary::wrap_stream(running.stream, schema).try_collect().await.map_err(from_datafusion)
     }
 

@@ -22,6 +22,7 @@ use super::Run;
 use super::query::lane;
 use crate::commit::{next_attempt, publish, publish_with};
 use crate::lanes::Job;
+use crate::queries::State;
 use crate::session::Outcome;
 use crate::transaction::refused;
 
@@ -152,7 +153,7 @@ impl Run {
             lane: lane(&self.settings),
             query: self.query,
         };
-        let running = self.shared.lanes.run(job).await?;
+        let running = self.start(job).await?;
         let batches: Vec<_> = running.stream.try_collect().await.map_err(from_datafusion)?;
         self.shared.count_tasks(&running.ran);
         let record = analysis.record(&batches)?;
@@ -168,6 +169,7 @@ impl Run {
     pub(super) async fn expire(self, older_than: &Expr, retain: u64) -> Result<Outcome> {
         self.alone("EXPIRE SNAPSHOTS")?;
         let since = self.planner(self.snapshot().await?).await?.time(older_than).await?;
+        self.watch.advance(State::Finishing)?;
         let expired = self.shared.environment.catalog.expire(Retention { since, last: retain }).await?;
         tracing::info!(snapshots = expired.snapshots.len(), files = expired.files, "snapshots expired");
         Ok(self.done("EXPIRE SNAPSHOTS", Some(expired.snapshots.len() as u64)))

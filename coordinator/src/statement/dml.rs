@@ -244,7 +244,7 @@ impl Run {
     }
 
     async fn collect(&self, planner: &Planner, logical: LogicalPlan) -> Result<Vec<RecordBatch>> {
-        let running = self.shared.lanes.run(self.edit_job(planner, logical, None)).await?;
+        let running = self.start(self.edit_job(planner, logical, None)).await?;
         let batches = running.stream.try_collect().await.map_err(from_datafusion)?;
         self.shared.count_tasks(&running.ran);
         Ok(batches)
@@ -299,11 +299,8 @@ impl Run {
         let optimised = planner.state().optimize(&logical).map_err(from_datafusion)?;
         parts.push((format!("{name}_logical_plan"), explain::logical(&optimised)));
         let job = self.edit_job(planner, logical, write);
-        let physical = if analyze {
-            self.shared.lanes.analyze(job).await?
-        } else {
-            self.shared.lanes.explain(&job).await?
-        };
+        let physical =
+            if analyze { self.analyzed(job).await? } else { self.shared.lanes.explain(&job).await? };
         parts.push((format!("{name}_physical_plan"), physical));
         let scans = explain::scans(&planner.reports());
         if !scans.is_empty() {

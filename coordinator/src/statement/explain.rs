@@ -62,11 +62,8 @@ impl Run {
             lane: lane(&self.settings),
             query: self.query,
         };
-        let physical = if analyze {
-            self.shared.lanes.analyze(job).await?
-        } else {
-            self.shared.lanes.explain(&job).await?
-        };
+        let physical =
+            if analyze { self.analyzed(job).await? } else { self.shared.lanes.explain(&job).await? };
         let mut parts = vec![("logical_plan", logical), ("physical_plan", physical)];
         if let Statement::Insert(insert) = &statement
             && let Some(replaced) = planner.explain_replaced(insert).await?

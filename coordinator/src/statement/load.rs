@@ -304,7 +304,7 @@ impl Run {
             lane: Some(Lane::Local),
             query: self.query,
         };
-        let stream = self.shared.lanes.run(job).await?.stream;
+        let stream = self.start(job).await?.stream;
         let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(from_datafusion)?;
         let Some(row) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(None) };
         let text = |at: usize| row.column(at).as_string_opt::<i32>().map(|texts| texts.value(0).to_owned());

@@ -17,6 +17,7 @@ mod ddl;
 mod define;
 mod dml;
 mod explain;
+mod kill;
 mod load;
 mod query;
 mod restore;
@@ -37,6 +38,8 @@ use skep_engine::{Parsed, Statement};
 
 use crate::commit::Author;
 use crate::coordinator::Shared;
+use crate::lanes::{Job, Running};
+use crate::queries::{State, Watch};
 use crate::session::{Description, Done, Inner, Outcome, Rows, Session, StatementKind};
 use crate::transaction::Open;
 use crate::{ingest, system};
@@ -49,6 +52,7 @@ pub(crate) struct Run {
     pub(crate) session: Arc<Inner>,
     settings: Settings,
     query: QueryId,
+    pub(crate) watch: Arc<Watch>,
     text: String,
     /// Rows that came with the statement, once, as the table that [`crate::ingest`] names.
     given: Option<Arc<dyn TableProvider>>,
@@ -57,13 +61,14 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(session: &Session, parsed: &Parsed) -> Self {
+    pub(crate) fn new(session: &Session, parsed: &Parsed, watch: &Arc<Watch>) -> Self {
         let inner = &session.0;
         Self {
             shared: Arc::clone(&inner.shared),
             session: Arc::clone(inner),
             settings: inner.settings.lock().clone(),
-            query: QueryId::generate(),
+            query: watch.id(),
+            watch: Arc::clone(watch),
             text: parsed.text.clone(),
             given: None,
             open: inner.open.lock().clone(),
@@ -128,6 +133,7 @@ impl Run {
             Statement::CopyInto(copy) => self.copy_into(copy).await,
             Statement::CopyTo(copy) => self.copy_to(copy, parameters).await,
             Statement::Set { name, value } => self.set(&name, value.as_deref()).await,
+            Statement::Kill { query } => self.kill(&query).await,
             ref other if changes_rows(other) => self.edit(other, parameters).await,
             ref other if other.tag().is_none() => {
                 let shown = self.planner(self.snapshot().await?).await?.show(other).await?;
@@ -158,11 +164,26 @@ impl Run {
 
     pub(crate) fn author(&self) -> Author {
         Author {
+            watch: Arc::clone(&self.watch),
             user: self.session.user.clone(),
             statement: self.text.clone(),
             query: self.query,
             transaction: self.open.as_ref().map(|open| Arc::clone(&open.transaction)),
         }
+    }
+
+    /// Starts a plan of the statement.
+    async fn start(&self, job: Job) -> Result<Running> {
+        self.watch.advance(State::Running)?;
+        let running = self.shared.lanes.run(job).await?;
+        self.watch.ran(&running.ran);
+        Ok(running)
+    }
+
+    /// Runs a plan of the statement to its end, and tells what its operators measured.
+    async fn analyzed(&self, job: Job) -> Result<String> {
+        self.watch.advance(State::Running)?;
+        self.shared.lanes.analyze(job).await
     }
 
     pub(crate) fn done(&self, tag: &'static str, rows: Option<u64>) -> Outcome {

@@ -76,7 +76,7 @@ impl Run {
             lane: lane(&self.settings),
             query: self.query,
         };
-        let running = self.shared.lanes.run(job).await?;
+        let running = self.start(job).await?;
         *self.session.last.lock() = Some(running.ran.clone());
         let stream = boundary::wrap_stream(running.stream, Arc::clone(&schema));
         let stream = counted(stream, Arc::clone(&self.shared), running.ran);

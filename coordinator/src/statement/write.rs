@@ -74,7 +74,7 @@ impl Run {
             lane: Some(Lane::Local),
             query: self.query,
         };
-        let running = self.shared.lanes.run(job).await?;
+        let running = self.start(job).await?;
         let counts: Vec<RecordBatch> =
             running.stream.try_collect().await.map_err(|e| unwritten(from_datafusion(e), &copy.path))?;
         let rows = counts
@@ -185,7 +185,7 @@ impl Run {
             lane: if self.given.is_some() { Some(Lane::Local) } else { super::query::lane(&self.settings) },
             query: self.query,
         };
-        let running = self.shared.lanes.run(job).await?;
+        let running = self.start(job).await?;
         let ran: Ran = running.ran.clone();
         *self.session.last.lock() = Some(ran.clone());
         let reports: Vec<_> = running.stream.try_collect().await.map_err(from_datafusion)?;

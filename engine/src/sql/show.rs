@@ -1,4 +1,4 @@
-//! SHOW, SET, RESET and USE.
+//! SHOW, SET, RESET, USE and KILL.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -102,6 +102,14 @@ pub(super) fn use_schema(reader: &mut Reader<'_>) -> Result<Statement> {
     let _ = reader.parser.parse_keyword(Keyword::SCHEMA) || reader.parser.parse_keyword(Keyword::DATABASE);
     let name = reader.name()?;
     Ok(Statement::Set { name: "schema".to_owned(), value: Some(name.name) })
+}
+
+/// `QUERY 'id'`, after `KILL`.
+pub(super) fn kill(reader: &mut Reader<'_>) -> Result<Statement> {
+    if !reader.take_word("query") {
+        return reader.expected("QUERY and the id of a query in single quotes");
+    }
+    Ok(Statement::Kill { query: reader.string("the id of a query in single quotes")? })
 }
 
 fn from(reader: &mut Reader<'_>) -> bool {

@@ -559,6 +559,11 @@ pub enum Statement {
     Commit,
     /// `ROLLBACK`
     Rollback,
+    /// `KILL QUERY 'id'`
+    Kill {
+        /// Its id.
+        query: String,
+    },
     /// `SET name = value`, `USE schema`
     Set {
         /// The setting.
@@ -610,6 +615,7 @@ impl Statement {
             Self::Vacuum { .. } => Some("VACUUM"),
             Self::CreateTag { .. } => Some("CREATE TAG"),
             Self::DropTag { .. } => Some("DROP TAG"),
+            Self::Kill { .. } => Some("KILL QUERY"),
             Self::Set { .. } => Some("SET"),
             Self::Begin { .. } => Some("BEGIN"),
             Self::Commit => Some("COMMIT"),
@@ -620,7 +626,12 @@ impl Statement {
     /// Whether it changes the catalog.
     pub fn writes(&self) -> bool {
         match self {
-            Self::Set { .. } | Self::Begin { .. } | Self::Commit | Self::Rollback | Self::CopyTo(_) => false,
+            Self::Set { .. }
+            | Self::Kill { .. }
+            | Self::Begin { .. }
+            | Self::Commit
+            | Self::Rollback
+            | Self::CopyTo(_) => false,
             other => other.tag().is_some(),
         }
     }

@@ -24,6 +24,16 @@ fn a_script_splits_into_statements_with_text_and_place() {
 }
 
 #[test]
+fn queries_are_killed_by_their_id() {
+    assert!(matches!(one("kill query 'abc'"), Statement::Kill { query } if query == "abc"));
+    assert_snapshot!(["KILL", "KILL 'abc'", "KILL QUERY 12"].map(error).join("\n"), @r"
+    invalid: expected QUERY and the id of a query in single quotes, found the end of the statement (line 1, column 5)
+    invalid: expected QUERY and the id of a query in single quotes, found 'abc' (line 1, column 6)
+    invalid: expected the id of a query in single quotes, found '12' (line 1, column 12)
+    ");
+}
+
+#[test]
 fn syntax_errors_say_where_and_what_was_expected() {
     let errors = [
         "SELEC 1",

@@ -17,7 +17,6 @@ pub(super) fn statement(word: &str) -> Option<Error> {
         "LOAD" | "INSTALL" | "EXPORT" | "UNLOAD" | "REPLACE" => {
             "COPY INTO reads files, COPY ... TO writes them"
         }
-        "KILL" => "cancel a query from the client that runs it",
         "LOCK" | "UNLOCK" | "CACHE" | "UNCACHE" | "FLUSH" | "DISCARD" | "PRAGMA" | "LISTEN" | "NOTIFY" => {
             "leave it out"
         }

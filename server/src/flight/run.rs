@@ -171,11 +171,7 @@ pub(crate) async fn update(
 ) -> Result<Done> {
     sessions.authorise(lease, sql)?;
     let running = lease.run(Uuid::now_v7());
-    let outcome = tokio::select! {
-        outcome = lease.session.execute(sql, parameters) => outcome?,
-        () = running.cancel.cancelled() => return Err(cancelled()),
-    };
-    match outcome {
+    match lease.session.execute_until(sql, parameters, running.cancel.clone()).await? {
         Outcome::Done(done) => Ok(done),
         Outcome::Rows(_) => {
             Err(Error::invalid("the statement returns rows").hint("send it as a query, not as an update"))
@@ -251,7 +247,7 @@ pub(crate) async fn redeem(
                 Arc::clone(&schema),
             );
             let batches = batches.chain(more);
-            Ok(until_cancelled(running, encode(config, schema, batches)))
+            Ok(held(running, encode(config, schema, batches)))
         }
     }
 }
@@ -267,11 +263,7 @@ fn start(
     parameters: Parameters,
 ) -> BoxFuture<'static, Result<(SchemaRef, Batches)>> {
     async move {
-        let outcome = tokio::select! {
-            outcome = lease.session.execute(&sql, parameters) => outcome?,
-            () = cancel.cancelled() => return Err(cancelled()),
-        };
-        match outcome {
+        match lease.session.execute_until(&sql, parameters, cancel).await? {
             Outcome::Rows(rows) => Ok((rows.schema, rows.stream.map_err(from_datafusion).boxed())),
             Outcome::Done(done) => Err(Error::internal(format!("a query ran as {}", done.tag))),
         }
@@ -317,12 +309,13 @@ pub(crate) fn encode(
         .boxed()
 }
 
-/// Ends `messages` with an error when the execution is cancelled; drops the execution with the stream.
-fn until_cancelled(running: Running, messages: Messages) -> Messages {
-    let cancel = running.cancel.clone();
-    let end =
-        stream::once(async move { running.cancel.is_cancelled().then(|| Err(cancelled().to_status())) });
-    messages.take_until(cancel.cancelled_owned()).chain(end.filter_map(|end| async { end })).boxed()
+/// `messages`, with the execution on the list until they are dropped. What is cancelled ends in its rows.
+fn held(running: Running, messages: Messages) -> Messages {
+    messages
+        .inspect(move |_| {
+            let _ = &running;
+        })
+        .boxed()
 }
 
 /// A number that differs when the schema does.
@@ -330,8 +323,4 @@ fn fingerprint(schema: &Schema) -> u64 {
     let mut hasher = DefaultHasher::new();
     schema.fields().iter().for_each(|field| field.hash(&mut hasher));
     hasher.finish()
-}
-
-fn cancelled() -> Error {
-    Error::cancelled("the statement was cancelled")
 }

@@ -28,3 +28,4 @@ mod python;
 mod sessions;
 mod slt;
 mod tpch;
+mod watching;
