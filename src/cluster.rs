@@ -77,6 +77,7 @@ impl Cluster {
             lanes: skep_coordinator::lanes::Config::default(),
             maintenance: skep_coordinator::maintenance::Config::default(),
             queries: skep_coordinator::queries::Config::default(),
+            groups: skep_coordinator::admission::Groups::default(),
         })
         .await?;
         let starting = workers.into_iter().map(|(name, data)| {

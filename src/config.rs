@@ -48,6 +48,8 @@ pub(crate) struct Coordinator {
     pub(crate) lanes: skep_coordinator::lanes::Config,
     /// What is remembered of queries.
     pub(crate) queries: skep_coordinator::queries::Config,
+    /// Who may run how much at a time, by the name of the resource group.
+    pub(crate) groups: skep_coordinator::admission::Groups,
 }
 
 /// Table `[worker]`.
@@ -118,6 +120,7 @@ impl Default for Coordinator {
             memory: None,
             lanes: skep_coordinator::lanes::Config::default(),
             queries: skep_coordinator::queries::Config::default(),
+            groups: skep_coordinator::admission::Groups::default(),
         }
     }
 }

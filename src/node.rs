@@ -103,6 +103,8 @@ pub(crate) struct CoordinatorOptions {
     pub(crate) maintenance: skep_coordinator::maintenance::Config,
     /// What is remembered of queries.
     pub(crate) queries: skep_coordinator::queries::Config,
+    /// Who may run how much at a time.
+    pub(crate) groups: skep_coordinator::admission::Groups,
 }
 
 /// A coordinator that serves other nodes. Dropping it stops it.
@@ -214,7 +216,12 @@ impl CoordinatorNode {
         let partitions = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let environment =
             Environment { catalog, runtime, shared_paths, locate, facts: Arc::default(), partitions };
-        let coordinator = Coordinator::new(skep_coordinator::Config { environment, lanes, members })?;
+        let coordinator = Coordinator::new(skep_coordinator::Config {
+            environment,
+            lanes,
+            members,
+            groups: options.groups,
+        })?;
         coordinator.keep_history(&options.identity, &options.queries).await?;
         let keeper = Keeper::new(namespace, peers, clock).start();
         let maintenance = coordinator.maintain(options.maintenance);
@@ -369,6 +376,7 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
         lanes: config.coordinator.lanes.clone(),
         maintenance: config.maintenance.clone(),
         queries: own.queries.clone(),
+        groups: own.groups.clone(),
     })
     .await?;
     let doors = Doors::open(node.coordinator(), flight, http)?;

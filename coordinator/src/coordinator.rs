@@ -16,6 +16,7 @@ use skep_engine::Environment;
 use skep_engine::environment::Locate;
 use skep_store::{SKEP_URL, SkepStore};
 
+use crate::admission::{Admission, Groups};
 use crate::lanes::{Lanes, Ran};
 use crate::maintenance::{Activity, Log};
 use crate::queries::Queries;
@@ -29,6 +30,8 @@ pub struct Config {
     pub lanes: Lanes,
     /// The workers that are alive.
     pub members: Members,
+    /// Who may run how much at a time.
+    pub groups: Groups,
 }
 
 /// The coordinator of one cluster. Cheap to clone.
@@ -47,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) maintenance: Log,
     /// What statements do.
     pub(crate) queries: Arc<Queries>,
+    /// Who has to wait.
+    pub(crate) admission: Arc<Admission>,
     ready: AtomicBool,
     tasks: Mutex<BTreeMap<NodeId, u64>>,
 }
@@ -64,9 +69,10 @@ impl Coordinator {
     /// A coordinator over `config`. It takes statements at once.
     ///
     /// # Errors
-    /// [`Kind::Invalid`](skep_common::Kind::Invalid) if the catalog's data path is not one that is understood.
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) if the catalog's data path is not one that is understood,
+    /// or a resource group is wrong.
     pub fn new(config: Config) -> Result<Self> {
-        let Config { environment, lanes, members } = config;
+        let Config { environment, lanes, members, groups } = config;
         let root = DataRoot::parse(environment.catalog.data_path())?;
         let queries = Arc::new(Queries::new(environment.catalog.clone()));
         let environment = Arc::new(environment);
@@ -78,6 +84,7 @@ impl Coordinator {
             activity: Arc::default(),
             maintenance: Log::default(),
             queries,
+            admission: Arc::new(Admission::new(groups)?),
             ready: AtomicBool::new(true),
             tasks: Mutex::default(),
         })))

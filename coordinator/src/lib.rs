@@ -3,6 +3,7 @@
 //! # Not here
 //! Running tasks and holding blocks (`skep-worker`), protocols for clients (`skep-server`).
 
+pub mod admission;
 mod commit;
 mod coordinator;
 mod deadline;

@@ -274,7 +274,12 @@ impl Session {
     /// [`Kind::NotFound`](skep_common::Kind::NotFound) for an unknown name, with the nearest;
     /// [`Kind::Invalid`](skep_common::Kind::Invalid) for a value it does not take.
     pub fn set(&self, name: &str, value: &str) -> Result<()> {
-        self.0.settings.lock().set(name, Some(value))
+        let mut settings = self.0.settings.lock();
+        let mut wanted = settings.clone();
+        wanted.set(name, Some(value))?;
+        self.0.shared.admission.group(wanted.group())?;
+        *settings = wanted;
+        Ok(())
     }
 
     /// The value of a setting, as text.

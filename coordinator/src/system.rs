@@ -1,14 +1,17 @@
 //! The tables of schema `system`: the cluster as it is now.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray, UInt64Array};
+use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use skep_common::{Error, Result};
+use datafusion::execution::memory_pool::MemoryLimit;
+use skep_common::{ByteSize, Error, Result};
 
+use crate::admission::Line;
 use crate::coordinator::Shared;
 use crate::queries::{queries_schema, queries_table};
 
@@ -17,6 +20,7 @@ pub(crate) use skep_engine::names::SYSTEM_SCHEMA as SCHEMA;
 /// The names of its tables with their columns.
 pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
     let mut all = skep_engine::planner::history_schemas();
+    all.push(("groups", groups_schema()));
     all.push(("maintenance", maintenance_schema()));
     all.push(("queries", queries_schema()));
     all.push(("workers", workers_schema()));
@@ -36,8 +40,9 @@ pub(crate) fn tables(shared: &Shared) -> Result<Vec<(String, Arc<dyn TableProvid
                 .map_err(|e| Error::internal(format!("system.{name} does not fit its schema")).source(e))?;
             Ok((name.to_owned(), Arc::new(table)))
         };
-    let (done, there) = (maintenance_schema(), workers_schema());
+    let (done, there, groups) = (maintenance_schema(), workers_schema(), groups_schema());
     Ok(vec![
+        table("groups", Arc::clone(&groups), groups_rows(shared, &groups))?,
         table("maintenance", Arc::clone(&done), maintenance(shared, &done))?,
         ("queries".to_owned(), queries_table(&shared.queries)?),
         table("workers", Arc::clone(&there), workers(shared, &there))?,
@@ -102,4 +107,46 @@ fn workers(shared: &Shared, schema: &SchemaRef) -> datafusion::error::Result<Rec
         ],
     )?;
     Ok(batch)
+}
+
+fn groups_schema() -> SchemaRef {
+    let count = |name, null| Field::new(name, DataType::UInt64, null);
+    Arc::new(Schema::new(vec![
+        Field::new("resource_group", DataType::Utf8, false),
+        count("running", false),
+        count("queued", false),
+        count("concurrency", false),
+        count("queue", false),
+        count("queue_timeout_ms", false),
+        count("run_timeout_ms", true),
+        count("scan_bytes_max", true),
+        count("memory_percent", false),
+        count("memory_bytes_max", true),
+    ]))
+}
+
+fn groups_rows(shared: &Shared, schema: &SchemaRef) -> datafusion::error::Result<RecordBatch> {
+    let all = shared.admission.lines();
+    let budget = match shared.environment.runtime.memory_pool.memory_limit() {
+        MemoryLimit::Finite(bytes) => Some(bytes as u64),
+        _ => None,
+    };
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let count = |of: &dyn Fn(&Line) -> Option<u64>| -> ArrayRef {
+        Arc::new(all.iter().map(of).collect::<UInt64Array>())
+    };
+    let share = |line: &Line| budget.map(|bytes| bytes / 100 * u64::from(line.group.memory_percent));
+    let columns = vec![
+        Arc::new(StringArray::from_iter_values(all.iter().map(|line| &line.name))) as ArrayRef,
+        count(&|line| Some(line.running)),
+        count(&|line| Some(line.waiting)),
+        count(&|line| Some(line.group.concurrency.get().into())),
+        count(&|line| Some(line.group.queue.into())),
+        count(&|line| Some(millis(line.group.queue_timeout))),
+        count(&|line| line.group.run_timeout.map(millis)),
+        count(&|line| line.group.scan_bytes_max.map(ByteSize::bytes)),
+        count(&|line| Some(line.group.memory_percent.into())),
+        count(&share),
+    ];
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }

@@ -22,6 +22,8 @@ pub const EXECUTION: &str = "skep.execution";
 pub const SCHEMA: &str = "skep.schema";
 /// Name of the setting with the folder that relative file paths start at. Empty: the coordinator's own.
 pub const DIRECTORY: &str = "skep.directory";
+/// Name of the setting that chooses the resource group. Setting it does not check that there is one of that name.
+pub const GROUP: &str = "skep.group";
 const TIME_ZONE: &str = "skep.time_zone";
 const BATCH_SIZE: &str = "skep.batch_size";
 const PARTITIONS: &str = "skep.partitions";
@@ -58,7 +60,7 @@ struct Spec {
     check: fn(&str) -> Result<String>,
 }
 
-const SPECS: [Spec; 10] = [
+const SPECS: [Spec; 11] = [
     Spec {
         name: BATCH_SIZE,
         default: "8192",
@@ -82,6 +84,15 @@ const SPECS: [Spec; 10] = [
         default: "128MiB",
         about: "size at which a writer begins the next file, 1MiB to 4GiB",
         check: file_size,
+    },
+    Spec {
+        name: GROUP,
+        default: "default",
+        about: "resource group that statements run in; system.groups shows those there are",
+        check: |value| match value {
+            "" => Err(Error::invalid("the name of a resource group is empty")),
+            name => Ok(name.to_owned()),
+        },
     },
     Spec {
         name: PARTITIONS,
@@ -211,6 +222,11 @@ impl Settings {
             "durable" => Execution::Durable,
             _ => Execution::Auto,
         }
+    }
+
+    /// The resource group that statements run in.
+    pub fn group(&self) -> &str {
+        self.own(GROUP)
     }
 
     /// The schema of names without one.
@@ -418,7 +434,6 @@ mod tests {
             error("skep.exeuction", "auto"),
             error("skep.nosuch", "1"),
             error("skep.execution", "sideways"),
-            error("skep.execution", "durable"),
             error("batch_size", "0"),
             error("skep.time_zone", "Mars/Base"),
             error("datafusion.execution.nosuch", "1"),
@@ -428,8 +443,7 @@ mod tests {
         insta::assert_snapshot!(errors.join("\n"), @r#"
         not_found: setting 'skep.exeuction' does not exist (hint: did you mean 'skep.execution'?)
         not_found: setting 'skep.nosuch' does not exist (hint: SHOW SETTINGS lists them)
-        invalid: 'sideways' is not a way to execute (hint: use auto, local or pipelined)
-        unsupported: the durable lane is not part of this version (hint: use auto, local or pipelined; a statement that loses a worker fails and can be run again)
+        invalid: 'sideways' is not a way to execute (hint: use auto, local, pipelined or durable)
         invalid: '0' is not a whole number from 1 to 1048576
         invalid: 'Mars/Base' is not a time zone (hint: write an offset as in +02:00, or a name as in Europe/Vienna)
         not_found: setting 'datafusion.execution.nosuch' does not exist (hint: SHOW SETTINGS lists them)

@@ -62,13 +62,13 @@ pub struct Config {
 }
 
 /// As [`unit::duration`], for one that may be absent.
-mod optional_duration {
+pub(crate) mod optional_duration {
     use std::time::Duration;
 
     use serde::{Deserializer, Serializer};
     use skep_common::unit::duration;
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         value: &Option<Duration>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -78,7 +78,7 @@ mod optional_duration {
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
         duration::deserialize(deserializer).map(Some)

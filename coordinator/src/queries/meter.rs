@@ -1,6 +1,6 @@
 //! What one query has measured so far.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -17,6 +17,8 @@ pub(crate) struct Meter {
     reads: AtomicBool,
     rows: AtomicU64,
     bytes: AtomicU64,
+    /// Most memory held at a time.
+    most: AtomicUsize,
     plans: Mutex<Plans>,
 }
 
@@ -38,6 +40,16 @@ impl Meter {
     pub(crate) fn count(&self, rows: usize, bytes: usize) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Its operators hold so much memory.
+    pub(crate) fn held(&self, bytes: usize) {
+        self.most.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// Most memory that its operators held at a time, if they held any.
+    pub(crate) fn most(&self) -> Option<u64> {
+        Some(self.most.load(Ordering::Relaxed) as u64).filter(|most| *most > 0)
     }
 
     /// A plan of the statement started.
@@ -63,6 +75,7 @@ impl Meter {
             query.rows = Some(self.rows.load(Ordering::Relaxed));
             query.bytes = Some(self.bytes.load(Ordering::Relaxed));
         }
+        query.memory = self.most();
         let plans = self.plans();
         if let Some((_, last)) = plans.last() {
             query.lane = last.lane().map(|lane| lane.name().to_owned());

@@ -33,12 +33,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use history::TABLE;
 
+pub(crate) use meter::Meter;
 pub(crate) use state::State;
 pub(crate) use table::{queries_schema, queries_table};
 pub(crate) use watch::Watch;
 
 use history::History;
-use meter::Meter;
 use state::{End, Entry, Query, Registry};
 
 use crate::coordinator::Coordinator;
@@ -136,6 +136,15 @@ impl Queries {
         {
             history.offer(query);
         }
+    }
+
+    fn enters(&self, id: QueryId, group: &str) {
+        self.registry.lock().enters(id, group);
+    }
+
+    /// Whether its commit has begun.
+    fn commits(&self, id: QueryId) -> bool {
+        self.registry.lock().one(id).is_some_and(|entry| entry.query.state == State::Finishing)
     }
 
     fn forget(&self, id: QueryId) {

@@ -209,6 +209,13 @@ impl Registry {
         Ok(())
     }
 
+    /// A query needs a turn in `group`.
+    pub(crate) fn enters(&mut self, id: QueryId, group: &str) {
+        if let Some(live) = self.live.get_mut(&id) {
+            live.entry.query.group = Some(group.to_owned());
+        }
+    }
+
     /// Ends a query from outside; `by` says who did, as a sentence. Killing twice is killing once.
     ///
     /// # Errors

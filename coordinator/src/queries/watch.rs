@@ -1,27 +1,32 @@
 //! A statement's place in the registry, from its first word to its last row.
 
+use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_plan::{RecordBatchStream, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
 use skep_common::{Error, QueryId, Result};
 use skep_engine::error::from_ref;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Queries;
 use super::meter::Meter;
 use super::state::{End, State};
+use crate::admission::{Admission, Group, Permit, QueryPool};
 use crate::lanes::Ran;
 use crate::session::{Outcome, Rows};
 
 /// One statement that is watched. When the last clone is dropped before its end, nobody waits for it any more, and it
 /// counts as cancelled.
-#[derive(Debug)]
 pub(crate) struct Watch {
     id: QueryId,
     queries: Arc<Queries>,
@@ -30,6 +35,15 @@ pub(crate) struct Watch {
     stop: CancellationToken,
     /// Cancelled when its own client does not want it any more.
     outer: CancellationToken,
+    /// Held while it waits for its turn.
+    admitting: tokio::sync::Mutex<()>,
+    /// Its place in its group, from its turn to its end.
+    permit: Mutex<Option<Permit>>,
+    /// When it has run for too long, and why; known from its turn on.
+    limit: OnceLock<(Instant, Error)>,
+    limited: Notify,
+    /// The memory of all its plans.
+    pool: OnceLock<Arc<dyn MemoryPool>>,
 }
 
 impl Watch {
@@ -40,7 +54,18 @@ impl Watch {
         stop: CancellationToken,
         outer: CancellationToken,
     ) -> Self {
-        Self { id, queries, meter, stop, outer }
+        Self {
+            id,
+            queries,
+            meter,
+            stop,
+            outer,
+            admitting: tokio::sync::Mutex::default(),
+            permit: Mutex::default(),
+            limit: OnceLock::new(),
+            limited: Notify::new(),
+            pool: OnceLock::new(),
+        }
     }
 
     pub(crate) fn id(&self) -> QueryId {
@@ -63,10 +88,63 @@ impl Watch {
         self.meter.ran(ran);
     }
 
+    /// Waits for its turn in the group `name`, once for all its plans.
+    ///
+    /// # Errors
+    /// As [`Admission::admit`], and as [`Watch::advance`].
+    pub(crate) async fn turn(&self, admission: &Arc<Admission>, name: &str, group: &Group) -> Result<()> {
+        let _one = self.admitting.lock().await;
+        if self.permit.lock().is_some() {
+            return Ok(());
+        }
+        self.queries.enters(self.id, name);
+        let permit = admission.admit(name, self.id, || self.advance(State::Queued)).await?;
+        *self.permit.lock() = Some(permit);
+        if let Some(limit) = group.run_timeout {
+            let error = Error::deadline(format!("the statement ran longer than {limit:?}")).hint(format!(
+                "raise run_timeout of [coordinator.groups.{name}], or SET skep.group to another"
+            ));
+            let _ = self.limit.set((tokio::time::sleep(limit).deadline(), error));
+            self.limited.notify_waiters();
+        }
+        Ok(())
+    }
+
+    /// The memory of its plans, of which it may have what the group says.
+    pub(crate) fn memory(&self, all: &Arc<dyn MemoryPool>, name: &str, group: &Group) -> Arc<dyn MemoryPool> {
+        let pool = self.pool.get_or_init(|| {
+            let meter = Arc::clone(&self.meter);
+            Arc::new(QueryPool::new(Arc::clone(all), name, group.memory_percent, meter))
+        });
+        Arc::clone(pool)
+    }
+
+    /// Waits until it has run for too long. A commit that has begun is waited for instead.
+    async fn overran(&self) -> Error {
+        let (deadline, error) = loop {
+            let limited = self.limited.notified();
+            if let Some(limit) = self.limit.get() {
+                break limit;
+            }
+            limited.await;
+        };
+        tokio::time::sleep_until(*deadline).await;
+        if self.queries.commits(self.id) {
+            std::future::pending().await
+        }
+        error.clone()
+    }
+
+    fn end(&self, end: &End) {
+        self.queries.end(self.id, end);
+        drop(self.permit.lock().take());
+    }
+
     /// Waits until it has to stop, and says why. A commit that has begun is waited for instead.
     pub(crate) async fn stopped(&self) -> Error {
         tokio::select! {
             () = self.stop.cancelled() => {}
+            error = self.overran() => return error,
             () = self.outer.cancelled() => {
                 if self.queries.kill_now(self.id, CANCELLED).is_err() {
                     self.stop.cancelled().await;
@@ -86,7 +164,7 @@ impl Watch {
                 Ok(Outcome::Rows(Rows { query, schema, stream }))
             }
             Ok(Outcome::Done(done)) => {
-                self.queries.end(self.id, &End::Finished(done.rows));
+                self.end(&End::Finished(done.rows));
                 Ok(Outcome::Done(done))
             }
             Err(error) => {
@@ -97,7 +175,7 @@ impl Watch {
     }
 
     pub(crate) fn fail(&self, error: &Error) {
-        self.queries.end(self.id, &End::Error(error.clone()));
+        self.end(&End::Error(error.clone()));
     }
 
     /// It was looked at only, and is nothing to tell of.
@@ -110,12 +188,18 @@ impl Watch {
     }
 }
 
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 /// What the client is told that cancelled its own statement.
 const CANCELLED: &str = "the statement was cancelled";
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.queries.end(self.id, &End::Left);
+        self.end(&End::Left);
     }
 }
 
@@ -146,7 +230,7 @@ impl Stream for Counted {
             }
             Poll::Ready(None) => {
                 if let Some(watch) = self.watch.take() {
-                    watch.queries.end(watch.id, &End::Finished(None));
+                    watch.end(&End::Finished(None));
                 }
             }
         }
@@ -157,7 +241,7 @@ impl Stream for Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some(watch) = self.watch.take() {
-            watch.queries.end(watch.id, &End::Left);
+            watch.end(&End::Left);
         }
     }
 }

@@ -147,6 +147,7 @@ impl Run {
         if wanted.schema() != self.settings.schema() {
             ddl::require_schema(&*self.snapshot().await?, wanted.schema(), None)?;
         }
+        self.shared.admission.group(wanted.group())?;
         self.session.settings.lock().set(name, value)?;
         Ok(self.done("SET", None))
     }

@@ -16,6 +16,9 @@ use super::query::lane;
 use crate::lanes::Job;
 use crate::session::Outcome;
 
+/// The part that says where the statement would wait for its turn.
+const GROUP: &str = "resource_group";
+
 /// One row for each part of the plan.
 pub(super) fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -33,7 +36,8 @@ impl Run {
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome> {
         if super::changes_rows(&statement) {
-            let parts = self.explain_edit(&statement, analyze, parameters).await?;
+            let mut parts = self.explain_edit(&statement, analyze, parameters).await?;
+            parts.push((GROUP.to_owned(), self.shown_group(None)?));
             return self.explained(parts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
         }
         if analyze && statement.tag().is_some() {
@@ -62,6 +66,7 @@ impl Run {
             lane: lane(&self.settings),
             query: self.query,
         };
+        let group = self.shown_group(Some(&job))?;
         let physical =
             if analyze { self.analyzed(job).await? } else { self.shared.lanes.explain(&job).await? };
         let mut parts = vec![("logical_plan", logical), ("physical_plan", physical)];
@@ -74,6 +79,7 @@ impl Run {
         if !scans.is_empty() {
             parts.push(("scans", scans));
         }
+        parts.push((GROUP, group));
         self.explained(parts.iter().map(|(name, text)| (*name, text.as_str())))
     }
 

@@ -11,6 +11,7 @@
 //! SHOW and DESCRIBE are the planner's: snapshot or settings -> rows
 //! ```
 
+mod admit;
 mod alter;
 mod care;
 mod ddl;
@@ -174,6 +175,7 @@ impl Run {
 
     /// Starts a plan of the statement.
     async fn start(&self, job: Job) -> Result<Running> {
+        let job = self.admit(job).await?;
         self.watch.advance(State::Running)?;
         let running = self.shared.lanes.run(job).await?;
         self.watch.ran(&running.ran);
@@ -182,6 +184,7 @@ impl Run {
 
     /// Runs a plan of the statement to its end, and tells what its operators measured.
     async fn analyzed(&self, job: Job) -> Result<String> {
+        let job = self.admit(job).await?;
         self.watch.advance(State::Running)?;
         self.shared.lanes.analyze(job).await
     }

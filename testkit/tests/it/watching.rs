@@ -6,7 +6,7 @@ use skep_common::task::{self, Task};
 use skep_common::{Error, Kind, Result, clock};
 use skep_testkit::client::Client;
 use skep_testkit::postgres::Postgres;
-use skep_testkit::process::{PATIENCE, Server, skep};
+use skep_testkit::process::{Output, PATIENCE, Server, skep};
 use skep_testkit::skip;
 use sqlx::ConnectOptions;
 use sqlx::any::AnyConnectOptions;
@@ -206,4 +206,141 @@ async fn a_restart_shows_what_was_on_postgres() {
         return skip("watching::a_restart_shows_what_was_on_postgres", "PostgreSQL");
     };
     history(Some(&server.url())).await;
+}
+
+/// A coordinator with resource groups, whose tables are files, and no workers.
+fn coordinator(folder: &Path, groups: &str) -> std::result::Result<Server, Output> {
+    let config = folder.join("coordinator.toml");
+    let text = format!(
+        "[coordinator]\ndata = {:?}\nstore = \"file\"\nmemory = \"512MiB\"\nflight = \"127.0.0.1:0\"\n\
+         http = \"127.0.0.1:0\"\nlisten = \"127.0.0.1:0\"\n{groups}",
+        folder.join("data")
+    );
+    std::fs::write(&config, text).unwrap();
+    Server::start(&["coordinator", "--config", config.to_str().unwrap()])
+}
+
+async fn connect(server: &Server, group: &str) -> Client {
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    client.update(&format!("SET skep.group = '{group}'")).await.unwrap();
+    client
+}
+
+fn ask(mut client: Client, sql: &str) -> Task<Result<Vec<Vec<String>>>> {
+    let sql = sql.to_owned();
+    task::spawn("statement", async move { client.rows(&sql).await })
+}
+
+const COUNT: &str = "SELECT count(*) AS n FROM t";
+
+#[tokio::test]
+async fn statements_wait_for_their_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let groups = "[coordinator.groups.one]\nconcurrency = 1\nqueue = 1\n\
+                  [coordinator.groups.hasty]\nconcurrency = 1\nqueue_timeout = \"10ms\"\n";
+    let server = coordinator(folder.path(), groups).unwrap();
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    client.update("CREATE TABLE t AS SELECT value AS v FROM generate_series(1, 1000)").await.unwrap();
+
+    let first = ask(connect(&server, "one").await, ENDLESS);
+    let id = running(&mut client, "generate_series").await;
+    for turn in ["killed in line", "has its turn"] {
+        let second = ask(connect(&server, "one").await, COUNT);
+        let queued = "SELECT query_id, resource_group FROM system.queries WHERE state = 'queued'";
+        let rows = until(&mut client, queued, |rows| rows.len() == 1).await;
+        assert_eq!(rows[0][1], "one");
+        let line = "SELECT running, queued FROM system.groups WHERE resource_group = 'one'";
+        assert_eq!(client.rows(line).await.unwrap(), [["1", "1"]]);
+
+        let mut third = connect(&server, "one").await;
+        let error = third.rows(COUNT).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Exhausted, "{error:?}");
+        assert!(error.message().contains("no more may"), "{error:?}");
+        // What only looks is never held up.
+        for looks in
+            ["SELECT 1", "SHOW skep.group", "SELECT count(*) FROM system.workers", "EXPLAIN SELECT v FROM t"]
+        {
+            third.rows(looks).await.unwrap();
+        }
+        third.update("BEGIN").await.unwrap();
+        third.update("COMMIT").await.unwrap();
+        if turn == "killed in line" {
+            third.update(&format!("KILL QUERY '{}'", rows[0][0])).await.unwrap();
+            assert_eq!(second.join().await.unwrap().unwrap_err().kind(), Kind::Cancelled);
+        } else {
+            third.update(&format!("KILL QUERY '{id}'")).await.unwrap();
+            assert_eq!(second.join().await.unwrap().unwrap(), [["1000"]]);
+        }
+    }
+    assert_eq!(first.join().await.unwrap().unwrap_err().kind(), Kind::Cancelled);
+
+    let first = ask(connect(&server, "hasty").await, ENDLESS);
+    running(&mut client, "generate_series").await;
+    let error = connect(&server, "hasty").await.rows(COUNT).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Exhausted, "{error:?}");
+    assert!(error.message().contains("for its turn in group 'hasty'"), "{error:?}");
+    assert!(error.hint_text().unwrap().contains("queue_timeout"), "{error:?}");
+    drop(first);
+}
+
+#[tokio::test]
+async fn groups_limit_time_bytes_and_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let groups = "[coordinator.groups.brief]\nrun_timeout = \"50ms\"\n\
+                  [coordinator.groups.small]\nscan_bytes_max = \"1KiB\"\n\
+                  [coordinator.groups.lean]\nmemory_percent = 2\n";
+    let server = coordinator(folder.path(), groups).unwrap();
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    client.update("CREATE TABLE t AS SELECT value AS v FROM generate_series(1, 100000)").await.unwrap();
+
+    let late = connect(&server, "brief").await.rows(ENDLESS).await.unwrap_err();
+    assert_eq!(late.kind(), Kind::Deadline, "{late:?}");
+    assert!(late.hint_text().unwrap().contains("run_timeout of [coordinator.groups.brief]"), "{late:?}");
+
+    let mut small = connect(&server, "small").await;
+    let wide = small.rows("SELECT sum(v) FROM t").await.unwrap_err();
+    assert_eq!(wide.kind(), Kind::Exhausted, "{wide:?}");
+    assert!(wide.message().contains("group 'small' may read 1 KiB"), "{wide:?}");
+    let write = small.update("CREATE TABLE u AS SELECT v FROM t").await.unwrap_err();
+    assert_eq!(write.kind(), Kind::Exhausted, "{write:?}");
+    small.rows("SELECT sum(v) FROM generate_series(1, 10) AS s(v)").await.unwrap();
+
+    // One that is over its memory fails alone.
+    let other = ask(connect(&server, "default").await, ENDLESS);
+    let id = running(&mut client, "generate_series").await;
+    let hungry = "SELECT array_length(array_agg(v)) FROM generate_series(1, 5000000) AS s(v)";
+    let mut lean = connect(&server, "lean").await;
+    let error = lean.rows(hungry).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Exhausted, "{error:?}");
+    assert!(
+        error.message().contains("operator '") && error.message().contains("of group 'lean' may take"),
+        "{error:?}"
+    );
+    assert!(error.hint_text().unwrap().contains("memory_percent of [coordinator.groups.lean]"), "{error:?}");
+    assert_eq!(running(&mut client, "generate_series").await, id);
+    assert_eq!(connect(&server, "default").await.rows(hungry).await.unwrap(), [["5000000"]]);
+    drop(other);
+
+    let missing = client.update("SET skep.group = 'nosuch'").await.unwrap_err();
+    assert_eq!(missing.kind(), Kind::NotFound, "{missing:?}");
+    assert!(missing.hint_text().unwrap().contains("'brief', 'default', 'lean', 'small'"), "{missing:?}");
+    let shown = lean.rows("EXPLAIN SELECT v FROM t").await.unwrap();
+    let group = shown.iter().find(|row| row[0] == "resource_group").unwrap();
+    assert!(group[1].starts_with("lean: 100 run at a time"), "{group:?}");
+}
+
+#[test]
+fn groups_with_wrong_keys_are_refused() {
+    for (groups, named) in [
+        ("[coordinator.groups.etl]\nconcurency = 1\n", "concurency"),
+        ("[coordinator.groups.etl]\nmemory_percent = 101\n", "memory_percent"),
+        ("[coordinator.groups.etl]\nconcurrency = 0\n", "nonzero"),
+        ("[coordinator.groups.\"a b\"]\n", "'a b'"),
+        ("[coordinator.queries]\nflush_interval = \"1ms\"\n", "flush_interval"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = coordinator(folder.path(), groups).unwrap_err();
+        assert_eq!(output.code, Some(2), "{groups}: {output:?}");
+        assert!(output.stderr.contains(named), "{groups}: {output:?}");
+    }
 }
