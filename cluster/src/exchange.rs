@@ -15,13 +15,15 @@
 //! - A partition stream ends without an error only after its end mark, and only if the rows add up.
 //! - At most `window` batches of a partition are in flight, at most `window` more are waiting.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::buffer::Buffer;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
@@ -193,6 +195,7 @@ async fn fetch(
     metrics: &ExecutionPlanMetricsSet,
     context: &Arc<TaskContext>,
 ) -> Result<Vec<PartitionStream>> {
+    let arrived = context.session_config().get_extension::<Arrivals>().map(|arrivals| arrivals.of(&open));
     // Never full: at most `WINDOW` credits and one stop for each partition are not yet answered, and the opening.
     let (requests, outbound) = mpsc::channel(partitions.len() * (WINDOW as usize + 2) + 1);
     let opening = FetchRequest { kind: Some(RequestKind::Open(open)) };
@@ -221,6 +224,7 @@ async fn fetch(
         state: State::Waiting,
         rows: 0,
         bytes: bytes.clone(),
+        arrived: arrived.clone(),
         memory: consumer.clone_with_new_id().register(context.memory_pool()),
         pump: Arc::clone(&pump),
     };
@@ -271,6 +275,40 @@ async fn distribute(
     }
 }
 
+/// What arrived here from each task of a plan: counted for sessions that have one as an extension of their config.
+#[derive(Debug, Default)]
+pub struct Arrivals(Mutex<Arriving>);
+
+#[derive(Debug, Default)]
+struct Arriving {
+    /// The attempt that was opened last: what arrived of others does not count.
+    attempt: Bytes,
+    tasks: BTreeMap<(u64, u64), Arc<Arrived>>,
+}
+
+#[derive(Debug, Default)]
+struct Arrived {
+    rows: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Arrivals {
+    /// Rows and bytes by stage and task, both as the plan numbers them. Tasks whose rows go elsewhere are missing.
+    pub fn counts(&self) -> BTreeMap<(u64, u64), (u64, u64)> {
+        let counts =
+            |arrived: &Arrived| (arrived.rows.load(Ordering::Relaxed), arrived.bytes.load(Ordering::Relaxed));
+        self.0.lock().tasks.iter().map(|(task, arrived)| (*task, counts(arrived))).collect()
+    }
+
+    fn of(&self, open: &Open) -> Arc<Arrived> {
+        let mut arriving = self.0.lock();
+        if arriving.attempt != open.query {
+            *arriving = Arriving { attempt: open.query.clone(), tasks: BTreeMap::new() };
+        }
+        Arc::clone(arriving.tasks.entry((open.stage, open.task)).or_default())
+    }
+}
+
 enum State {
     Waiting,
     Reading,
@@ -286,6 +324,7 @@ struct PartitionStream {
     state: State,
     rows: u64,
     bytes: Count,
+    arrived: Option<Arc<Arrived>>,
     memory: MemoryReservation,
     /// Ends when the last partition is dropped, which ends the call.
     #[expect(dead_code, reason = "held for its drop")]
@@ -341,14 +380,19 @@ impl PartitionStream {
     }
 
     fn decode(&mut self, bytes: bytes::Bytes) -> Result<Option<RecordBatch>> {
-        self.bytes.add(bytes.len());
-        self.memory.grow(bytes.len());
+        let length = bytes.len();
+        self.bytes.add(length);
+        self.memory.grow(length);
         let unreadable =
             |e| Error::corrupt(format!("rows from the worker at {} are not readable", self.url)).source(e);
         let mut buffer = Buffer::from(bytes);
         let batch = StreamDecoder::new().decode(&mut buffer).map_err(|e| unreadable(e.to_string()))?;
         let batch = batch.ok_or_else(|| unreadable("a message without rows".to_owned()))?;
         self.rows += batch.num_rows() as u64;
+        if let Some(arrived) = &self.arrived {
+            arrived.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            arrived.bytes.fetch_add(length as u64, Ordering::Relaxed);
+        }
         self.credit(1)?;
         Ok(Some(batch))
     }

@@ -13,7 +13,7 @@ use skep_common::{ByteSize, Error, Result};
 
 use crate::admission::Line;
 use crate::coordinator::Shared;
-use crate::queries::{queries_schema, queries_table};
+use crate::queries::{queries_schema, queries_table, stages_schema, stages_table, tasks_schema, tasks_table};
 
 pub(crate) use skep_engine::names::SYSTEM_SCHEMA as SCHEMA;
 
@@ -23,6 +23,8 @@ pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
     all.push(("groups", groups_schema()));
     all.push(("maintenance", maintenance_schema()));
     all.push(("queries", queries_schema()));
+    all.push(("stages", stages_schema()));
+    all.push(("tasks", tasks_schema()));
     all.push(("workers", workers_schema()));
     all
 }
@@ -45,6 +47,8 @@ pub(crate) fn tables(shared: &Shared) -> Result<Vec<(String, Arc<dyn TableProvid
         table("groups", Arc::clone(&groups), groups_rows(shared, &groups))?,
         table("maintenance", Arc::clone(&done), maintenance(shared, &done))?,
         ("queries".to_owned(), queries_table(&shared.queries)?),
+        ("stages".to_owned(), stages_table(&shared.queries)?),
+        ("tasks".to_owned(), tasks_table(&shared.queries)?),
         table("workers", Arc::clone(&there), workers(shared, &there))?,
     ])
 }
@@ -135,7 +139,10 @@ fn groups_rows(shared: &Shared, schema: &SchemaRef) -> datafusion::error::Result
     let count = |of: &dyn Fn(&Line) -> Option<u64>| -> ArrayRef {
         Arc::new(all.iter().map(of).collect::<UInt64Array>())
     };
-    let share = |line: &Line| budget.map(|bytes| bytes / 100 * u64::from(line.group.memory_percent));
+    let share = |line: &Line| {
+        let of = |bytes: u64| u128::from(bytes) * u128::from(line.group.memory_percent) / 100;
+        budget.and_then(|bytes| u64::try_from(of(bytes)).ok())
+    };
     let columns = vec![
         Arc::new(StringArray::from_iter_values(all.iter().map(|line| &line.name))) as ArrayRef,
         count(&|line| Some(line.running)),

@@ -5,7 +5,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use skep_common::{Error, Result};
 use std::sync::Arc;
 use tonic::transport::{Channel, Endpoint};
@@ -74,6 +75,17 @@ impl Client {
             schema = schema.or_else(|| stream.schema().cloned());
         }
         Ok((schema.unwrap_or_else(|| Arc::new(Schema::empty())), batches))
+    }
+
+    /// Runs a query whose rows are read as the caller pleases. Dropping the stream ends the query.
+    ///
+    /// # Errors
+    /// Those of the server, with their kinds, here and in the stream.
+    pub async fn stream(&mut self, sql: &str) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let info = self.inner.execute(sql.to_owned(), None).await.map_err(typed)?;
+        let ticket = info.endpoint.into_iter().next().and_then(|endpoint| endpoint.ticket);
+        let ticket = ticket.ok_or_else(|| Error::internal("an endpoint without a ticket"))?;
+        Ok(self.inner.do_get(ticket).await.map_err(typed)?.map_err(typed).boxed())
     }
 
     /// Runs a query and renders its rows.

@@ -27,6 +27,7 @@ mod cast;
 mod durable;
 mod explain;
 mod leaf;
+pub mod locality;
 mod plan;
 mod route;
 mod run;
@@ -136,6 +137,8 @@ pub struct Ran(Arc<Mutex<Record>>);
 
 #[derive(Debug, Default)]
 struct Record {
+    /// By attempt and stage.
+    reads: BTreeMap<(usize, usize), Vec<Option<locality::Read>>>,
     lane: Option<Lane>,
     reason: Option<String>,
     attempts: usize,

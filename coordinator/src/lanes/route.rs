@@ -17,6 +17,7 @@ use url::Url;
 
 use super::Ran;
 use super::leaf::{file_scan, held_bytes, on_coordinator};
+use super::locality::reads;
 
 /// The workers of one attempt, in a fixed order. Planning counts them, routing sends to them.
 #[derive(Debug, Clone)]
@@ -109,7 +110,7 @@ fn add(to: &mut HashMap<NodeId, u64>, more: HashMap<NodeId, u64>) {
 }
 
 /// The nodes of one stage: down to the boundaries of the stages that feed it.
-fn visit(head: &Arc<dyn ExecutionPlan>, see: &mut dyn FnMut(&Arc<dyn ExecutionPlan>)) {
+pub(super) fn visit(head: &Arc<dyn ExecutionPlan>, see: &mut dyn FnMut(&Arc<dyn ExecutionPlan>)) {
     // The closure never fails.
     let _ = head.apply(|plan| {
         if plan.is_network_boundary() {
@@ -157,6 +158,7 @@ impl Router {
                 }
             }
         }
+        self.ran.reads_of(stage, reads(head, &nodes));
         self.ran.routed(stage, nodes);
         Ok(urls)
     }

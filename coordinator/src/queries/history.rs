@@ -326,6 +326,7 @@ fn query(row: &AnyRow) -> Result<Query> {
         rows: count(12)?,
         bytes: count(13)?,
         memory: count(14)?,
+        progress: (state == State::Finished.name()).then_some(1.0),
         error: some_text(15)?.zip(some_text(16)?),
     })
 }

@@ -1,11 +1,13 @@
 //! What one query has measured so far.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::sight::Sight;
 use super::state::Query;
-use crate::lanes::Ran;
+use crate::lanes::{Lane, Ran};
 
 /// Plans of one statement that are remembered, the latest. OPTIMIZE runs one for each group of files.
 const PLANS_MAX: usize = 64;
@@ -27,7 +29,20 @@ struct Plans {
     /// How many there were.
     count: usize,
     /// The latest.
-    ran: Vec<Ran>,
+    latest: Vec<Plan>,
+    /// Whether the statement runs a number of plans that nobody knows before.
+    several: bool,
+    /// What was said last: it never goes back.
+    progress: f64,
+}
+
+/// One of the plans of a statement.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// From 1.
+    pub(crate) number: usize,
+    pub(crate) ran: Ran,
+    pub(crate) sight: Arc<Sight>,
 }
 
 impl Meter {
@@ -52,21 +67,41 @@ impl Meter {
         Some(self.most.load(Ordering::Relaxed) as u64).filter(|most| *most > 0)
     }
 
-    /// A plan of the statement started.
-    pub(crate) fn ran(&self, ran: &Ran) {
-        let mut plans = self.plans.lock();
-        plans.count += 1;
-        if plans.ran.len() == PLANS_MAX {
-            plans.ran.remove(0);
-        }
-        plans.ran.push(ran.clone());
+    /// The statement runs several plans one after the other, as one that changes rows does.
+    pub(crate) fn several(&self) {
+        self.plans.lock().several = true;
     }
 
-    /// The plans, numbered from 1.
-    pub(crate) fn plans(&self) -> Vec<(usize, Ran)> {
-        let plans = self.plans.lock();
-        let first = plans.count - plans.ran.len() + 1;
-        plans.ran.iter().cloned().enumerate().map(|(at, ran)| (first + at, ran)).collect()
+    /// A plan of the statement started.
+    pub(crate) fn ran(&self, ran: &Ran, sight: &Arc<Sight>) {
+        let mut plans = self.plans.lock();
+        plans.count += 1;
+        if plans.latest.len() == PLANS_MAX {
+            plans.latest.remove(0);
+        }
+        let number = plans.count;
+        plans.latest.push(Plan { number, ran: ran.clone(), sight: Arc::clone(sight) });
+    }
+
+    /// The plans, the latest last.
+    pub(crate) fn plans(&self) -> Vec<Plan> {
+        self.plans.lock().latest.clone()
+    }
+
+    /// The share of the work that is done, as far as somebody knows: of the bytes that its plan scans in the coordinator.
+    fn progress(&self) -> Option<f64> {
+        let mut plans = self.plans.lock();
+        if plans.several {
+            return None;
+        }
+        let Plan { ran, sight, .. } = plans.latest.last()?;
+        // What tasks on workers have read is known when they end.
+        if ran.lane()? != Lane::Local {
+            return None;
+        }
+        let now = sight.scanned()?;
+        plans.progress = plans.progress.max(now);
+        Some(plans.progress)
     }
 
     /// Writes what is known into `query`.
@@ -76,10 +111,11 @@ impl Meter {
             query.bytes = Some(self.bytes.load(Ordering::Relaxed));
         }
         query.memory = self.most();
+        query.progress = self.progress();
         let plans = self.plans();
-        if let Some((_, last)) = plans.last() {
-            query.lane = last.lane().map(|lane| lane.name().to_owned());
-            query.attempts = plans.iter().map(|(_, ran)| ran.attempts() as u64).max();
+        if let Some(last) = plans.last() {
+            query.lane = last.ran.lane().map(|lane| lane.name().to_owned());
+            query.attempts = plans.iter().map(|plan| plan.ran.attempts() as u64).max();
         }
     }
 }

@@ -17,6 +17,8 @@
 
 mod history;
 mod meter;
+mod sight;
+mod stages;
 mod state;
 mod table;
 mod watch;
@@ -34,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 pub use history::TABLE;
 
 pub(crate) use meter::Meter;
+pub(crate) use sight::{Observe, Sight};
+pub(crate) use stages::{stages_schema, stages_table, tasks_schema, tasks_table};
 pub(crate) use state::State;
 pub(crate) use table::{queries_schema, queries_table};
 pub(crate) use watch::Watch;

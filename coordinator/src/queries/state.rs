@@ -22,6 +22,9 @@ use super::meter::Meter;
 /// Characters of a statement that are kept.
 const TEXT_CHARS_MAX: usize = 4_000;
 
+/// Progress from which on the rest can be estimated.
+const PROGRESS_MIN: f64 = 0.01;
+
 /// What a query is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -103,10 +106,26 @@ pub(crate) struct Query {
     pub(crate) bytes: Option<u64>,
     /// Most memory that its operators in the coordinator held at a time.
     pub(crate) memory: Option<u64>,
+    /// The share of the work that is done, 0 to 1; absent where nobody knows.
+    pub(crate) progress: Option<f64>,
     pub(crate) error: Option<(String, String)>,
 }
 
 impl Query {
+    /// The milliseconds that it still needs if it goes on as it did. `None` where nobody knows.
+    pub(crate) fn remaining_ms(&self, now: DateTime<Utc>) -> Option<i64> {
+        if self.state.ended() {
+            return None;
+        }
+        let (done, started) = (self.progress?, self.started?);
+        // Of the first moments nothing follows, and when all is read something else is left to do.
+        if !(PROGRESS_MIN..1.0).contains(&done) {
+            return None;
+        }
+        let spent = (now - started).num_milliseconds().max(0) as f64;
+        Some((spent * (1.0 - done) / done).round() as i64)
+    }
+
     pub(crate) fn new(id: QueryId, session: SessionId, user: &str, text: &str, now: DateTime<Utc>) -> Self {
         Self {
             id,
@@ -124,6 +143,7 @@ impl Query {
             rows: None,
             bytes: None,
             memory: None,
+            progress: None,
             error: None,
         }
     }
@@ -160,7 +180,9 @@ impl Entry {
     /// The query as it is at this moment.
     pub(crate) fn seen(&self) -> Query {
         let mut query = self.query.clone();
-        self.meter.read(&mut query);
+        if !query.state.ended() {
+            self.meter.read(&mut query);
+        }
         query
     }
 }
@@ -267,6 +289,7 @@ impl Registry {
             }
         };
         query.state = state;
+        query.progress = (state == State::Finished).then_some(1.0);
         let kind = match end {
             End::Error(error) => error.kind().name(),
             _ => Kind::Cancelled.name(),
@@ -404,6 +427,26 @@ mod tests {
         registry.advance(id, State::Finishing, at(2)).unwrap();
         registry.end(id, &End::Left, at(5));
         assert!(seen(&registry, id).error.unwrap().1.contains("may stand"));
+    }
+
+    #[test]
+    fn the_rest_is_estimated_where_it_can_be() {
+        let mut query = Query::new(QueryId::generate(), SessionId::generate(), "ada", "SELECT 1", at(1));
+        assert_eq!(query.remaining_ms(at(5)), None);
+        query.started = Some(at(10));
+        for (progress, remaining) in [
+            (None, None),
+            (Some(0.0), None),
+            (Some(0.25), Some(30_000)),
+            (Some(0.8), Some(2_500)),
+            (Some(1.0), None),
+        ] {
+            query.progress = progress;
+            assert_eq!(query.remaining_ms(at(20)), remaining, "{progress:?}");
+        }
+        query.progress = Some(0.5);
+        query.state = State::Failed;
+        assert_eq!(query.remaining_ms(at(20)), None);
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! `system.queries`, filled when it is read.
+//! `system.queries`, and how system tables are filled when they are read.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
@@ -41,6 +43,8 @@ pub(crate) fn queries_schema() -> SchemaRef {
         time("started_at", true),
         time("ended_at", true),
         Field::new("elapsed_ms", DataType::Int64, false),
+        Field::new("progress", DataType::Float64, true),
+        Field::new("remaining_ms", DataType::Int64, true),
         count("rows"),
         count("bytes"),
         count("memory_bytes"),
@@ -91,6 +95,8 @@ fn rows(all: &[Query], now: DateTime<Utc>) -> Vec<ArrayRef> {
         time(&|query| query.started),
         time(&|query| query.ended),
         Arc::new(all.iter().map(|query| Some(elapsed(query))).collect::<Int64Array>()),
+        Arc::new(all.iter().map(|query| query.progress).collect::<Float64Array>()),
+        Arc::new(all.iter().map(|query| query.remaining_ms(now)).collect::<Int64Array>()),
         count(&|query| query.rows),
         count(&|query| query.bytes),
         count(&|query| query.memory),
@@ -101,7 +107,7 @@ fn rows(all: &[Query], now: DateTime<Utc>) -> Vec<ArrayRef> {
     ]
 }
 
-fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+pub(super) fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
     RecordBatch::try_new(Arc::clone(schema), columns)
         .map_err(|e| Error::internal("a system table does not fit its schema").source(e))
 }
@@ -109,7 +115,7 @@ fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
 type Fill = dyn Fn() -> BoxFuture<'static, Result<RecordBatch>> + Send + Sync;
 
 /// A table whose rows are made when a plan that reads it runs, so that planning reads nothing.
-fn filled(
+pub(super) fn filled(
     schema: SchemaRef,
     fill: impl Fn() -> BoxFuture<'static, Result<RecordBatch>> + Send + Sync + 'static,
 ) -> Result<Arc<dyn TableProvider>> {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Queries;
 use super::meter::Meter;
+use super::sight::Sight;
 use super::state::{End, State};
 use crate::admission::{Admission, Group, Permit, QueryPool};
 use crate::lanes::Ran;
@@ -84,8 +85,13 @@ impl Watch {
     }
 
     /// A plan of it starts.
-    pub(crate) fn ran(&self, ran: &Ran) {
-        self.meter.ran(ran);
+    pub(crate) fn ran(&self, ran: &Ran, sight: &Arc<Sight>) {
+        self.meter.ran(ran, sight);
+    }
+
+    /// It runs several plans one after the other.
+    pub(crate) fn several(&self) {
+        self.meter.several();
     }
 
     /// Waits for its turn in the group `name`, once for all its plans.

@@ -14,15 +14,17 @@ use skep_engine::write::scanned_bytes;
 use super::Run;
 use crate::admission::Group;
 use crate::lanes::Job;
+use crate::queries::{Observe, Sight};
 use crate::system;
 
 impl Run {
-    /// Waits for the statement's turn, unless it only looks. The plan with the memory that it may take.
+    /// Waits for the statement's turn, unless it only looks. The plan with the memory that it may take, and what is seen of it
+    /// while it runs.
     ///
     /// # Errors
     /// [`Kind::Exhausted`](skep_common::Kind::Exhausted) if it would scan too much, too many wait, or it waited too long;
     /// [`Kind::Cancelled`](skep_common::Kind::Cancelled) if it was killed in line.
-    pub(super) async fn admit(&self, mut job: Job) -> Result<Job> {
+    pub(super) async fn admit(&self, mut job: Job) -> Result<(Job, Arc<Sight>)> {
         let name = self.settings.group();
         let group = self.shared.admission.group(name)?;
         if !self.looks(&job) {
@@ -36,9 +38,12 @@ impl Run {
             memory_pool: self.watch.memory(&all.memory_pool, name, &group),
             ..RuntimeEnv::clone(all)
         };
-        job.state =
-            SessionStateBuilder::new_from_existing(job.state).with_runtime_env(Arc::new(runtime)).build();
-        Ok(job)
+        let sight = Arc::<Sight>::default();
+        let mut builder =
+            SessionStateBuilder::new_from_existing(job.state).with_runtime_env(Arc::new(runtime));
+        builder.config().get_or_insert_default().set_extension(Arc::clone(&sight.arrivals));
+        job.state = builder.with_physical_optimizer_rule(Arc::new(Observe(Arc::clone(&sight)))).build();
+        Ok((job, sight))
     }
 
     /// For EXPLAIN: the group in which a statement would run. `job` is its plan, absent for one that changes rows.

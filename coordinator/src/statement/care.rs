@@ -38,6 +38,7 @@ impl Run {
     /// Writes files together, and commits: again on a later snapshot if another commit came in between.
     pub(super) async fn optimize(mut self, optimize: &Optimize) -> Result<Outcome> {
         self.alone("OPTIMIZE")?;
+        self.watch.several();
         // One writer for each group, so that the rows of small files end in one file and an order holds across it.
         self.settings.set("skep.execution", Some("local"))?;
         self.settings.set("skep.partitions", Some("1"))?;

@@ -100,6 +100,7 @@ impl Run {
     /// Plans, runs and commits; again on a later snapshot if another commit came in between.
     pub(super) async fn edit(self, statement: &Statement, parameters: Vec<ScalarValue>) -> Result<Outcome> {
         let tag = statement.tag().unwrap_or("OK");
+        self.watch.several();
         let mut attempt = 0;
         loop {
             match self.edit_once(statement, &parameters, attempt).await {

@@ -175,16 +175,16 @@ impl Run {
 
     /// Starts a plan of the statement.
     async fn start(&self, job: Job) -> Result<Running> {
-        let job = self.admit(job).await?;
+        let (job, sight) = self.admit(job).await?;
         self.watch.advance(State::Running)?;
         let running = self.shared.lanes.run(job).await?;
-        self.watch.ran(&running.ran);
+        self.watch.ran(&running.ran, &sight);
         Ok(running)
     }
 
     /// Runs a plan of the statement to its end, and tells what its operators measured.
     async fn analyzed(&self, job: Job) -> Result<String> {
-        let job = self.admit(job).await?;
+        let (job, _) = self.admit(job).await?;
         self.watch.advance(State::Running)?;
         self.shared.lanes.analyze(job).await
     }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use futures::{StreamExt, TryStreamExt};
+use skep_catalog::{Catalog, OpenOptions};
 use skep_common::task::{self, Task};
 use skep_common::{Error, Kind, Result, clock};
 use skep_testkit::client::Client;
@@ -126,6 +128,28 @@ async fn a_query_is_killed_from_another_session() {
     );
     let error = client.update("KILL QUERY '01234567-89ab-7cde-8f01-23456789abcd'").await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_commit_that_has_begun_is_not_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = up(folder.path(), None);
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    client.update("CREATE TABLE t (v INT)").await.unwrap();
+    // The lock that a commit takes first is ours.
+    let catalog = Catalog::open(folder.path().join("catalog.sqlite"), OpenOptions::new("/nowhere/"));
+    let catalog = catalog.await.unwrap();
+    let lock = catalog.db().begin().await.unwrap();
+    let task = start(server.flight(), "INSERT INTO t VALUES (7)").await;
+    let finishing = "SELECT query_id FROM system.queries WHERE state = 'finishing'";
+    let id = until(&mut client, finishing, |rows| rows.len() == 1).await[0][0].clone();
+    let error = client.update(&format!("KILL QUERY '{id}'")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid, "{error:?}");
+    assert!(error.message().contains("commit"), "{error:?}");
+    drop(lock);
+    task.join().await.unwrap().unwrap();
+    assert_eq!(client.rows("SELECT v FROM t").await.unwrap(), [["7"]]);
+    catalog.db().close().await;
 }
 
 #[tokio::test]
@@ -343,4 +367,67 @@ fn groups_with_wrong_keys_are_refused() {
         assert_eq!(output.code, Some(2), "{groups}: {output:?}");
         assert!(output.stderr.contains(named), "{groups}: {output:?}");
     }
+}
+
+#[tokio::test]
+async fn progress_goes_from_nothing_to_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = up(folder.path(), None);
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    client.update("CREATE TABLE t (v BIGINT)").await.unwrap();
+    for file in 0..24 {
+        let rows = format!("INSERT INTO t SELECT value FROM generate_series({file}01, {file}40)");
+        client.update(&rows).await.unwrap();
+    }
+    client.update("SET skep.execution = 'local'").await.unwrap();
+    // More than connections hold: the server waits for its reader.
+    let mut reader = client.clone();
+    let mut stream =
+        reader.stream("SELECT repeat('0123456789', 10000 + v % 2) AS wide FROM t").await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    let sql = "SELECT progress, remaining_ms, rows, query_id FROM system.queries WHERE statement LIKE '%AS wide%' \
+               AND statement NOT LIKE '%system.queries%'";
+    let seen = until(&mut client, sql, |rows| rows[0][0] != "NULL" && rows[0][0] != "0.0").await;
+    let first: f64 = seen[0][0].parse().unwrap();
+    assert!(first > 0.0 && first < 1.0, "{seen:?}");
+    let remaining = &client.rows(sql).await.unwrap()[0][1];
+    assert!(remaining.parse::<i64>().is_ok(), "the rest can be estimated: {remaining}");
+    for _ in 0..3 {
+        stream.next().await.unwrap().unwrap();
+    }
+    let later: f64 = client.rows(sql).await.unwrap()[0][0].parse().unwrap();
+    assert!((first..1.0).contains(&later), "{later} after {first}");
+    let rest: Vec<_> = stream.try_collect().await.unwrap();
+    assert!(!rest.is_empty());
+    let seen = until(&mut client, sql, |rows| rows[0][0] == "1.0").await;
+    assert_eq!(seen[0][1..3], ["NULL", "960"], "{seen:?}");
+}
+
+#[tokio::test]
+async fn stages_and_tasks_say_where_work_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let server =
+        Server::start(&["up", "--data", data, "--flight=127.0.0.1:0", "--http=127.0.0.1:0", "--workers=2"]);
+    let server = server.unwrap();
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    client.update("CREATE TABLE t AS SELECT value AS v FROM generate_series(1, 1000)").await.unwrap();
+    client.update("INSERT INTO t SELECT value FROM generate_series(1001, 2000)").await.unwrap();
+    client.update("SET skep.execution = 'pipelined'").await.unwrap();
+    client.update("SET skep.partitions = 2").await.unwrap();
+    assert_eq!(client.rows("SELECT sum(v) AS counted FROM t").await.unwrap(), [["2001000"]]);
+    let id = "(SELECT query_id FROM system.queries WHERE statement LIKE '%AS counted FROM t')";
+    let tasks = format!(
+        "SELECT worker, attempt, state, lane, scan_bytes > 0, locality, rows FROM system.tasks \
+         WHERE query_id = {id} AND scan_bytes IS NOT NULL ORDER BY worker"
+    );
+    let tasks = client.rows(&tasks).await.unwrap();
+    // Each task sends a sum of each of its two partitions to the coordinator.
+    let expected = |worker| [worker, "1", "finished", "pipelined", "true", "1.0", "2"];
+    assert_eq!(tasks, [expected("worker-1"), expected("worker-2")]);
+    let stages = format!(
+        "SELECT stage, tasks, rows, locality FROM system.stages WHERE query_id = {id} ORDER BY stage"
+    );
+    let stages = client.rows(&stages).await.unwrap();
+    assert_eq!(stages, [["0", "1", "1", "NULL"], ["1", "2", "4", "1.0"]]);
 }
