@@ -30,14 +30,14 @@ enum Placed {
     /// On one node, and why not on the workers; or in stages on the workers, all at once.
     Here(Planned, Vec<NodeInfo>, Option<String>),
     /// Stage by stage.
-    Durable(Box<Durable>),
+    Durable(Box<Durable>, Option<String>),
 }
 
 impl Placed {
     fn render(&self) -> String {
         match self {
             Placed::Here(planned, workers, reason) => render(&planned.plan, workers, reason.as_deref()),
-            Placed::Durable(durable) => render_durable(durable),
+            Placed::Durable(durable, why) => render_durable(durable, why.as_deref()),
         }
     }
 }
@@ -47,21 +47,27 @@ async fn plan(lanes: &Lanes, job: &Job, ran: &Ran, metrics: bool) -> Result<Plac
     let inner = &lanes.0;
     let workers = inner.nodes.live();
     let mut reason = None;
-    let lane = match job.lane {
-        Some(lane) => lane,
-        None => choose(inner, &whole(job).await?.plan, job.write.is_some(), &workers),
+    let (lane, why) = match job.lane {
+        Some(lane) => (lane, None),
+        None => {
+            let (lane, why) = choose(inner, &whole(job).await?.plan, job.write.is_some(), &workers);
+            (lane, Some(format!("auto: {why}")))
+        }
     };
+    if lane == Lane::Local {
+        reason.clone_from(&why);
+    }
     match lane {
         Lane::Local => {}
         Lane::Pipelined => {
             ran.begin(lane, None);
             match staged(inner, job, workers.clone(), ran, metrics).await? {
-                Staging::Staged(planned) => return Ok(Placed::Here(planned, workers, None)),
+                Staging::Staged(planned) => return Ok(Placed::Here(planned, workers, why)),
                 Staging::Whole(why) => reason = Some(why),
             }
         }
         Lane::Durable => match durable_plan(lanes, job, &workers).await? {
-            Shaped::Durable(durable) => return Ok(Placed::Durable(durable)),
+            Shaped::Durable(durable) => return Ok(Placed::Durable(durable, why)),
             Shaped::Whole(why) => reason = Some(why),
         },
     }
@@ -69,9 +75,17 @@ async fn plan(lanes: &Lanes, job: &Job, ran: &Ran, metrics: bool) -> Result<Plac
     Ok(Placed::Here(whole(job).await?, Vec::new(), reason))
 }
 
-fn render_durable(durable: &Durable) -> String {
+/// The first line: the lane, what more is to say of it, and why it is this one.
+fn lane_line(text: &mut String, lane: &str, why: Option<&str>) {
+    match why {
+        Some(why) => line(text, 0, &format!("lane: {lane} ({why})")),
+        None => line(text, 0, &format!("lane: {lane}")),
+    }
+}
+
+fn render_durable(durable: &Durable, why: Option<&str>) -> String {
     let mut text = String::new();
-    line(&mut text, 0, "lane: durable");
+    lane_line(&mut text, "durable", why);
     match durable_stages(durable) {
         Ok(stages) => {
             for stage in stages.into_iter().rev() {
@@ -90,14 +104,11 @@ fn render_durable(durable: &Durable) -> String {
 fn render(plan: &Arc<dyn ExecutionPlan>, workers: &[NodeInfo], reason: Option<&str>) -> String {
     let mut text = String::new();
     let Some(staged) = plan.downcast_ref::<DistributedExec>() else {
-        match reason {
-            Some(reason) => line(&mut text, 0, &format!("lane: local ({reason})")),
-            None => line(&mut text, 0, "lane: local"),
-        }
+        lane_line(&mut text, "local", reason);
         text.push_str(&displayable(plan.as_ref()).indent(false).to_string());
         return text;
     };
-    line(&mut text, 0, &format!("lane: pipelined, {} workers", workers.len()));
+    lane_line(&mut text, &format!("pipelined, {} workers", workers.len()), reason);
     line(&mut text, 0, "coordinator");
     for child in staged.children() {
         operators(&mut text, child, 1);
@@ -177,7 +188,7 @@ pub(super) async fn analyze(lanes: &Lanes, job: Job) -> Result<String> {
     let placed = plan(lanes, &job, &ran, true).await?;
     let (planned, workers, reason) = match placed {
         Placed::Here(planned, workers, reason) => (planned, workers, reason),
-        Placed::Durable(durable) => return analyze_durable(lanes, job, &durable).await,
+        Placed::Durable(durable, why) => return analyze_durable(lanes, job, &durable, why.as_deref()).await,
     };
     let plan = Arc::clone(&planned.plan);
     let stream = execute_stream(planned.plan, planned.context).map_err(|e| from_datafusion(&e))?;
@@ -200,7 +211,7 @@ pub(super) async fn analyze(lanes: &Lanes, job: Job) -> Result<String> {
     Ok(text)
 }
 
-async fn analyze_durable(lanes: &Lanes, job: Job, durable: &Durable) -> Result<String> {
+async fn analyze_durable(lanes: &Lanes, job: Job, durable: &Durable, why: Option<&str>) -> Result<String> {
     let running = lanes.run(job).await?;
     let rows = count(running.stream).await?;
     let mut text = String::new();
@@ -209,7 +220,7 @@ async fn analyze_durable(lanes: &Lanes, job: Job, durable: &Durable) -> Result<S
     for stage in running.ran.measured() {
         line(&mut text, 0, &stage.to_string());
     }
-    text.push_str(&render_durable(durable));
+    text.push_str(&render_durable(durable, why));
     Ok(text)
 }
 

@@ -12,7 +12,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion_distributed::{DistributedConfig, DistributedExec, DistributedExt, SessionStateBuilderExt};
 use skep_cluster::failure::from_datafusion;
 use skep_cluster::settings::{Travel, pack};
-use skep_common::{Error, Result};
+use skep_common::{ByteSize, Error, Result};
 use skep_engine::write::{Spread, WriteTarget, plan_write, scanned_bytes};
 use skep_store::NodeInfo;
 use url::{Host, Url};
@@ -61,7 +61,7 @@ pub(super) async fn whole(job: &Job) -> Result<Planned> {
     Ok(Planned { plan, context: job.state.task_ctx() })
 }
 
-/// The lane for a job that asks for none.
+/// The lane for a job that asks for none, and why.
 ///
 /// Work goes to the workers if there are at least two, on other machines than this, and the plan scans at least
 /// `pipelined_bytes_min`: on one machine the same cores do the same work, and the way there costs half as much again.
@@ -72,16 +72,21 @@ pub(super) fn choose(
     plan: &Arc<dyn ExecutionPlan>,
     write: bool,
     workers: &[NodeInfo],
-) -> Lane {
+) -> (Lane, String) {
     let elsewhere = workers.iter().any(|worker| !same_machine(&worker.url, inner.own.as_ref()));
-    let (config, bytes) = (&inner.config, scanned_bytes(plan));
+    let (config, bytes) = (&inner.config, ByteSize(scanned_bytes(plan)));
     let durable = if write { config.durable_write_bytes_min } else { config.durable_bytes_min };
-    if workers.len() < 2 || !elsewhere || bytes < config.pipelined_bytes_min.bytes() {
-        Lane::Local
-    } else if bytes >= durable.bytes() {
-        Lane::Durable
+    let what = if write { "a write" } else { "a read" };
+    if workers.len() < 2 {
+        (Lane::Local, format!("{} live workers, two are needed to share work", workers.len()))
+    } else if !elsewhere {
+        (Lane::Local, "every worker is on this machine, whose cores would do the same work".to_owned())
+    } else if bytes < config.pipelined_bytes_min {
+        (Lane::Local, format!("{bytes} to scan, less than {}", config.pipelined_bytes_min))
+    } else if bytes >= durable {
+        (Lane::Durable, format!("{what} that scans {bytes}, at least {durable}"))
     } else {
-        Lane::Pipelined
+        (Lane::Pipelined, format!("{what} that scans {bytes}, less than {durable}"))
     }
 }
 

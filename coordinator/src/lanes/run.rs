@@ -2,9 +2,15 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::config::ConfigNonZeroUsize;
+use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use futures::StreamExt;
@@ -91,17 +97,20 @@ async fn begin(
         Some(lane) => lane,
         None => {
             let planned = whole(job).await?;
-            match choose(inner, &planned.plan, job.write.is_some(), &workers) {
-                Lane::Local => {
-                    ran.begin(Lane::Local, None);
-                    return Attempt::local(planned, schema);
-                }
-                lane => lane,
+            let (lane, why) = choose(inner, &planned.plan, job.write.is_some(), &workers);
+            tracing::debug!(query = %job.query, lane = lane.name(), why, "chosen");
+            if lane == Lane::Local {
+                ran.begin(lane, None);
+                return Attempt::local(planned, schema);
             }
+            lane
         }
     };
     let reason = match lane {
-        Lane::Local => None,
+        Lane::Local => {
+            ran.begin(lane, None);
+            return Attempt::local(whole(job).await?, schema);
+        }
         Lane::Pipelined => {
             ran.begin(Lane::Pipelined, None);
             match staged(inner, job, workers.clone(), ran, false).await? {
@@ -164,6 +173,15 @@ impl Run {
                 Some(worker) => name(error, worker),
                 None => error,
             };
+            if let Some(thrifty) = self.thrifty(&error) {
+                tracing::info!(query = %self.job.query, error = error.report(), "run again with less memory");
+                self.job.state = thrifty;
+                released(self.job.state.runtime_env().memory_pool.as_ref()).await;
+                let next =
+                    begin(&self.lanes, &self.job, &self.schema, &self.ran, &self.lost, Some(lane)).await?;
+                self.attempt = Some(next);
+                continue;
+            }
             let lost = culprit.is_some() || lane == Lane::Durable;
             if self.begun || error.kind() != Kind::Unavailable || !lost {
                 return Err(error);
@@ -182,6 +200,29 @@ impl Run {
         }
     }
 
+    /// The session for another attempt at a statement that ran out of memory. First with joins that sort and merge, and
+    /// spill, where those by hash keep a side in memory; then with little side by side and small batches, which sorts that
+    /// merge what they spilled hold in memory. `None`: all that was tried, or rows have left.
+    fn thrifty(&self, error: &Error) -> Option<SessionState> {
+        if self.begun || error.kind() != Kind::Exhausted {
+            return None;
+        }
+        let mut builder = SessionStateBuilder::new_from_existing(self.job.state.clone());
+        let options = builder.config().get_or_insert_default().options_mut();
+        if options.optimizer.prefer_hash_join && joins(&self.job.logical) {
+            options.optimizer.prefer_hash_join = false;
+        } else if options.execution.batch_size.get() > THRIFTY_BATCH {
+            // With one partition there would be joins by hash again.
+            options.execution.target_partitions = options.execution.target_partitions.min(2);
+            if let Ok(small) = ConfigNonZeroUsize::try_new(THRIFTY_BATCH) {
+                options.execution.batch_size = small;
+            }
+        } else {
+            return None;
+        }
+        Some(builder.build())
+    }
+
     /// The lane of the next attempt after one in `lane` that lost a worker, if there is to be one.
     fn again(&self, lane: Lane) -> Option<Lane> {
         let (attempts, retries) = (self.ran.attempts(), retries(&self.job));
@@ -194,6 +235,30 @@ impl Run {
             Lane::Local => None,
         }
     }
+}
+
+/// Waits until the tasks of an attempt that was dropped have given their memory back, as far as that can be seen.
+async fn released(pool: &dyn MemoryPool) {
+    let mut before = pool.reserved();
+    for _ in 0..RELEASE_LOOKS {
+        tokio::time::sleep(RELEASE_PAUSE).await;
+        let now = pool.reserved();
+        if now >= before {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// Rows of a batch when memory is short.
+const THRIFTY_BATCH: usize = 1024;
+const RELEASE_LOOKS: usize = 20;
+const RELEASE_PAUSE: Duration = Duration::from_millis(50);
+
+fn joins(plan: &LogicalPlan) -> bool {
+    let found = plan.exists(|node| Ok(matches!(node, LogicalPlan::Join(_) | LogicalPlan::Subquery(_))));
+    // The closure never fails.
+    found.unwrap_or(false)
 }
 
 /// The worker that `error` speaks of.

@@ -253,3 +253,39 @@ async fn plans_with_wrong_rows_are_refused() {
         assert!(partitions == 1 || refused.is_empty(), "{partitions} partitions: {refused:?}");
     }
 }
+
+/// A join whose hash table does not fit is run again by sorting, which spills.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_larger_than_memory_ends() {
+    let cluster = Cluster::start(0, Vec::new()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let memory = skep_engine::runtime::memory(skep_common::ByteSize::mib(40));
+    let stores = skep_store::Stores::new();
+    let runtime = skep_engine::runtime::build(memory, &folder.path().join("spill"), &stores).unwrap();
+    let mut settings = skep_engine::settings::Settings::default();
+    settings.set("datafusion.execution.sort_spill_reservation_bytes", Some("1048576")).unwrap();
+    let config = settings.apply(SessionConfig::new().with_target_partitions(2));
+    let context = SessionContext::new_with_config_rt(config, runtime);
+    for table in ["a", "b"] {
+        let make = format!(
+            "CREATE TABLE {table} AS SELECT v AS k, repeat('{table}', 40) || v AS s FROM generate_series(1, 2000000) AS g(v)"
+        );
+        context.sql(&make).await.unwrap().collect().await.unwrap();
+    }
+    let sql = "SELECT count(*), sum(length(a.s)), sum(length(b.s)) FROM a JOIN b ON a.k = b.k";
+    let job = || async {
+        let state = context.state();
+        let logical = state.create_logical_plan(sql).await.unwrap();
+        skep_coordinator::lanes::Job {
+            state,
+            logical,
+            write: None,
+            lane: Some(Lane::Local),
+            query: skep_common::QueryId::generate(),
+        }
+    };
+    let running = cluster.lanes.run(job().await).await.unwrap();
+    let batches: Vec<RecordBatch> = running.stream.try_collect().await.unwrap();
+    assert_eq!(rows::text(&batches).unwrap()[0][0], "2000000");
+    assert!(running.ran.attempts() > 1, "the first attempt fitted: the test shows nothing");
+}
