@@ -1,4 +1,4 @@
-//! How much of what a task reads lies where it runs.
+//! What tasks do, one by one, and how much of what they read lies where they run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,38 @@ pub struct Read {
     pub near: Option<u64>,
 }
 
+/// One run of one task of the durable lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The stage, as the plan numbers them.
+    pub stage: usize,
+    /// Which run of the stage, from 1.
+    pub attempt: usize,
+    /// The task within the run.
+    pub task: usize,
+    /// Who has it.
+    pub worker: Option<NodeId>,
+    /// Rows that it has produced so far.
+    pub rows: u64,
+    /// Whether its output is there; absent: it runs.
+    pub done: Option<bool>,
+    /// Whether its worker holds what it scans; absent: it scans nothing.
+    pub near: Option<bool>,
+}
+
 impl Ran {
+    /// The runs of tasks of the last attempt, if that is one of the durable lane.
+    pub fn given(&self) -> Vec<Given> {
+        let record = self.0.lock();
+        let (attempt, given) = &record.given;
+        if *attempt == record.attempts { given.clone() } else { Vec::new() }
+    }
+
+    pub(super) fn gave(&self, given: Vec<Given>) {
+        let mut record = self.0.lock();
+        record.given = (record.attempts, given);
+    }
+
     /// What each task of the last attempt reads of files, by stage.
     pub fn reads(&self) -> BTreeMap<usize, Vec<Option<Read>>> {
         let record = self.0.lock();

@@ -139,6 +139,8 @@ pub struct Ran(Arc<Mutex<Record>>);
 struct Record {
     /// By attempt and stage.
     reads: BTreeMap<(usize, usize), Vec<Option<locality::Read>>>,
+    /// With the attempt.
+    given: (usize, Vec<locality::Given>),
     lane: Option<Lane>,
     reason: Option<String>,
     attempts: usize,

@@ -14,6 +14,7 @@ use super::Queries;
 use super::meter::Plan;
 use super::state::{Entry, Query, State};
 use super::table::{batch, filled};
+use crate::lanes::Lane;
 use crate::lanes::locality::Read;
 
 /// One task, or several together.
@@ -31,13 +32,16 @@ struct Line {
     rows: Option<u64>,
     bytes: Option<u64>,
     read: Option<Read>,
+    /// Of the tasks that scan data which lies on workers, those that run where it lies, and all.
+    placed: Option<(u64, u64)>,
 }
 
 impl Line {
-    /// The share of what it reads that lies on its worker.
+    /// The share of what it reads that lies on its worker: of bytes, or of tasks where these are not counted.
     fn locality(&self) -> Option<f64> {
-        let Read { bytes, near } = self.read?;
-        near.filter(|_| bytes > 0).map(|near| near as f64 / bytes as f64)
+        let bytes = self.read.and_then(|read| read.near.map(|near| (near, read.bytes)));
+        let (near, of) = bytes.or(self.placed)?;
+        (of > 0).then(|| near as f64 / of as f64)
     }
 }
 
@@ -97,7 +101,7 @@ pub(crate) fn tasks_table(queries: &Arc<Queries>) -> Result<Arc<dyn TableProvide
 pub(crate) fn stages_table(queries: &Arc<Queries>) -> Result<Arc<dyn TableProvider>> {
     let queries = Arc::clone(queries);
     filled(stages_schema(), move || {
-        let lines = together(&lines(&queries.entries()));
+        let lines = stages(&queries.entries());
         Box::pin(async move {
             let tasks = lines.iter().map(|line| Some(line.tasks)).collect::<UInt64Array>();
             rows(&stages_schema(), &lines, vec![Arc::new(tasks)])
@@ -167,6 +171,23 @@ fn tasks(query: &Query, plan: &Plan, last: bool) -> Vec<Line> {
         Line { rows: query.rows.filter(|_| reads), bytes: query.bytes.filter(|_| reads), ..common.clone() };
     let (scanned, arrived) = (plan.ran.reads(), plan.sight.arrivals.counts());
     let mut lines = vec![head];
+    if plan.ran.lane() == Some(Lane::Durable) {
+        lines.extend(plan.ran.given().into_iter().map(|given| Line {
+            stage: given.stage as u64,
+            task: given.task as u64,
+            attempt: given.attempt as u64,
+            worker: given.worker.map(|worker| worker.to_string()),
+            rows: Some(given.rows),
+            state: match given.done {
+                Some(true) => State::Finished.name(),
+                Some(false) => State::Failed.name(),
+                None => state.name(),
+            },
+            placed: given.near.map(|near| (near.into(), 1)),
+            ..common.clone()
+        }));
+        return lines;
+    }
     for (stage, workers) in plan.ran.stages() {
         for (task, worker) in workers.into_iter().enumerate() {
             let counted = arrived.get(&(stage as u64, task as u64));
@@ -184,6 +205,29 @@ fn tasks(query: &Query, plan: &Plan, last: bool) -> Vec<Line> {
     lines
 }
 
+/// A line for each stage of every query in memory.
+fn stages(entries: &[Entry]) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for entry in entries {
+        let query = entry.seen();
+        let plans = entry.meter.plans();
+        for (at, plan) in plans.iter().enumerate() {
+            let mut stages = together(&tasks(&query, plan, at + 1 == plans.len()));
+            for figures in plan.ran.measured() {
+                let stage = figures.stage as u64;
+                let Some(line) = stages.iter_mut().find(|line| line.stage == stage) else { continue };
+                if figures.parts > 0 && figures.done == figures.parts {
+                    // What is there once, however often tasks ran.
+                    (line.rows, line.bytes) = (Some(figures.rows), Some(figures.bytes));
+                    line.state = State::Finished.name();
+                }
+            }
+            lines.extend(stages);
+        }
+    }
+    lines
+}
+
 /// The tasks of each stage in one line. What is not known of one of them is not known of the stage.
 fn together(tasks: &[Line]) -> Vec<Line> {
     let mut stages: BTreeMap<(&str, u64, u64), Line> = BTreeMap::new();
@@ -195,6 +239,14 @@ fn together(tasks: &[Line]) -> Vec<Line> {
         };
         let add = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a + b);
         stage.tasks += task.tasks;
+        stage.attempt = stage.attempt.max(task.attempt);
+        if task.state == State::Running.name() {
+            stage.state = task.state;
+        }
+        stage.placed = match (stage.placed, task.placed) {
+            (Some((near, of)), Some((other, more))) => Some((near + other, of + more)),
+            (one, other) => one.or(other),
+        };
         stage.rows = add(stage.rows, task.rows);
         stage.bytes = add(stage.bytes, task.bytes);
         stage.read = stage

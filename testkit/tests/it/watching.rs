@@ -430,4 +430,44 @@ async fn stages_and_tasks_say_where_work_is_done() {
     );
     let stages = client.rows(&stages).await.unwrap();
     assert_eq!(stages, [["0", "1", "1", "NULL"], ["1", "2", "4", "1.0"]]);
+
+    client.update("SET skep.execution = 'durable'").await.unwrap();
+    assert_eq!(client.rows("SELECT sum(v) AS summed FROM t").await.unwrap(), [["2001000"]]);
+    let id = "(SELECT query_id FROM system.queries WHERE statement LIKE '%AS summed FROM t')";
+    let tasks = format!(
+        "SELECT DISTINCT lane, state, rows > 0, worker LIKE 'worker-%' FROM system.tasks WHERE query_id = {id} AND stage > 0"
+    );
+    assert_eq!(client.rows(&tasks).await.unwrap(), [["durable", "finished", "true", "true"]]);
+    let stages = format!(
+        "SELECT DISTINCT state, rows > 0, bytes > 0 FROM system.stages WHERE query_id = {id} AND stage > 0"
+    );
+    assert_eq!(client.rows(&stages).await.unwrap(), [["finished", "true", "true"]]);
+}
+
+#[tokio::test]
+async fn a_query_on_the_workers_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = up(folder.path(), None);
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    for first in ["CREATE TABLE t AS", "INSERT INTO t"] {
+        client
+            .update(&format!("{first} SELECT value AS v FROM generate_series(1, 3000) AS s(value)"))
+            .await
+            .unwrap();
+    }
+    for lane in ["pipelined", "durable"] {
+        let mut other = Client::connect(server.flight()).await.unwrap();
+        other.update(&format!("SET skep.execution = '{lane}'")).await.unwrap();
+        let long = "SELECT count(*) FROM t AS a, t AS b, t AS c WHERE a.v + b.v + c.v < a.v * b.v - c.v";
+        let task = task::spawn("statement", async move { other.rows(long).await });
+        let id = running(&mut client, "AS a, t AS b").await;
+        let lanes = format!("SELECT lane FROM system.queries WHERE query_id = '{id}'");
+        until(&mut client, &lanes, |rows| rows[0][0] == lane).await;
+        client.update(&format!("KILL QUERY '{id}'")).await.unwrap();
+        let error = task.join().await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), Kind::Cancelled, "{lane}: {error:?}");
+        let state = format!("SELECT DISTINCT state FROM system.tasks WHERE query_id = '{id}'");
+        let rows = until(&mut client, &state, |rows| rows.iter().any(|row| row[0] == "cancelled")).await;
+        assert!(!rows.is_empty());
+    }
 }

@@ -20,9 +20,9 @@ use skep_common::{Error, Kind, NodeId, Result};
 use tokio::time::Instant;
 
 use super::Engine;
-use super::ledger::{Done, Progress};
+use super::ledger::{Done, Given, Key, Progress};
 use super::plan::Durable;
-use crate::lanes::{Ran, StageFigures};
+use crate::lanes::{Ran, StageFigures, locality};
 
 /// How often a job is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -275,8 +275,24 @@ fn record(ran: &Ran, progress: &Progress) {
     for (stage, nodes) in nodes {
         ran.routed(stage, nodes);
     }
+    let mut given: Vec<_> = progress.given.iter().map(|(key, given)| run_of(progress, key, given)).collect();
+    given.sort_unstable_by_key(|run| (run.stage, run.attempt, run.task));
+    ran.gave(given);
     for figures in figures.into_values() {
         ran.measure(figures);
+    }
+}
+
+fn run_of(progress: &Progress, key: &Key, given: &Given) -> locality::Given {
+    let there = || progress.stages.get(&key.stage).is_some_and(|stage| stage.has(given));
+    locality::Given {
+        stage: key.stage,
+        attempt: key.attempt + 1,
+        task: key.task,
+        worker: NodeId::new(node_of(&given.executor)).ok(),
+        rows: given.rows,
+        done: given.ended.then(there),
+        near: given.near,
     }
 }
 

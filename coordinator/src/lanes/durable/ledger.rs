@@ -66,6 +66,12 @@ pub(super) struct Stage {
 }
 
 impl Stage {
+    /// Whether the output of `given` is there.
+    pub(super) fn has(&self, given: &Given) -> bool {
+        let mut outputs = self.done.values().flatten();
+        outputs.any(|done| done.executor == given.executor && done.parts == given.parts)
+    }
+
     pub(super) fn done_parts(&self) -> usize {
         self.done.values().filter(|outputs| !outputs.is_empty()).count()
     }
