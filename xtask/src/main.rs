@@ -32,6 +32,7 @@ usage: cargo xtask COMMAND
   tpch [--sf N]    TPC-H over three worker processes, compared with DuckDB and plain DataFusion
   bench [--save]   fixed queries; compares with the saved baseline
   bench catalog    planning on a table of 100,000 files, commits of 1,000; memory
+  bench lanes      the three lanes: TPC-H, latency, a killed worker, many clients at once
 ";
 
 fn main() -> ExitCode {

@@ -54,10 +54,10 @@ fn measure(program: &str, arguments: &[String]) -> Outcome {
 
 /// The same, small and repeated, against a saved baseline.
 pub(crate) fn bench(arguments: &[String]) -> Outcome {
-    if let Some((first, rest)) = arguments.split_first()
-        && first == "catalog"
-    {
-        return measure("catalog_bench", rest);
+    match arguments.split_first() {
+        Some((first, rest)) if first == "catalog" => return measure("catalog_bench", rest),
+        Some((first, rest)) if first == "lanes" => return measure("lanes_bench", rest),
+        _ => {}
     }
     let baseline = target()?.join("bench.csv");
     let save = arguments.iter().any(|argument| argument == "--save");

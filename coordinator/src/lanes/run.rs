@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::common::tree_node::TreeNode;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::config::ConfigNonZeroUsize;
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SessionState, SessionStateBuilder};
@@ -204,12 +204,13 @@ impl Run {
     /// spill, where those by hash keep a side in memory; then with little side by side and small batches, which sorts that
     /// merge what they spilled hold in memory. `None`: all that was tried, or rows have left.
     fn thrifty(&self, error: &Error) -> Option<SessionState> {
-        if self.begun || error.kind() != Kind::Exhausted {
+        let (joins, sorts) = joins_and_sorts(&self.job.logical);
+        if self.begun || error.kind() != Kind::Exhausted || !(joins || sorts) {
             return None;
         }
         let mut builder = SessionStateBuilder::new_from_existing(self.job.state.clone());
         let options = builder.config().get_or_insert_default().options_mut();
-        if options.optimizer.prefer_hash_join && joins(&self.job.logical) {
+        if options.optimizer.prefer_hash_join && joins {
             options.optimizer.prefer_hash_join = false;
         } else if options.execution.batch_size.get() > THRIFTY_BATCH {
             // With one partition there would be joins by hash again.
@@ -255,10 +256,16 @@ const THRIFTY_BATCH: usize = 1024;
 const RELEASE_LOOKS: usize = 20;
 const RELEASE_PAUSE: Duration = Duration::from_millis(50);
 
-fn joins(plan: &LogicalPlan) -> bool {
-    let found = plan.exists(|node| Ok(matches!(node, LogicalPlan::Join(_) | LogicalPlan::Subquery(_))));
+/// Whether `plan` joins, and whether it sorts: what can do with less memory when told to.
+fn joins_and_sorts(plan: &LogicalPlan) -> (bool, bool) {
+    let (mut joins, mut sorts) = (false, false);
     // The closure never fails.
-    found.unwrap_or(false)
+    let _ = plan.apply_with_subqueries(|node| {
+        joins |= matches!(node, LogicalPlan::Join(_) | LogicalPlan::Subquery(_));
+        sorts |= matches!(node, LogicalPlan::Sort(_) | LogicalPlan::Window(_));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    (joins, sorts)
 }
 
 /// The worker that `error` speaks of.

@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use ballista_core::JobId;
+use ballista_core::serde::protobuf::JobStatus;
 use ballista_core::serde::protobuf::job_status::Status;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -17,6 +18,7 @@ use skep_cluster::durable::{Output, fetch, node_of, rows};
 use skep_cluster::failure::to_datafusion;
 use skep_common::task;
 use skep_common::{Error, Kind, NodeId, Result};
+use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
 
 use super::Engine;
@@ -64,7 +66,9 @@ pub(in crate::lanes) async fn begin(
     let schema = plan.schema();
     let planned = Arc::clone(&schema);
     let context = Arc::new(SessionContext::new_with_state(state));
-    let submitted = engine.0.scheduler.submit_physical_plan(query, context, plan, None).await;
+    // Messages that do not fit are dropped: the job is looked at anyway.
+    let (news, told) = tokio::sync::mpsc::channel(16);
+    let submitted = engine.0.scheduler.submit_physical_plan(query, context, plan, Some(news)).await;
     let job = submitted.map_err(|e| Error::internal("a job cannot be submitted").source(e.to_string()))?;
     let job = job.into_inner();
     engine.0.wanted.lock().insert(job.clone());
@@ -74,7 +78,7 @@ pub(in crate::lanes) async fn begin(
     let read = async move {
         let mut wanted = wanted;
         let engine = wanted.engine.clone();
-        let ended = watch(&engine, &job, &ran).await;
+        let ended = watch(&engine, &job, &ran, told).await;
         record(&ran, &engine.0.ledger.progress(&job));
         let last = ended?;
         wanted.running = false;
@@ -181,7 +185,7 @@ fn numbered(batch: &RecordBatch, part: usize, parts: usize) -> Result<RecordBatc
 }
 
 /// Waits for the end of `job`. Gives its last stage.
-async fn watch(engine: &Engine, job: &str, ran: &Ran) -> Result<usize> {
+async fn watch(engine: &Engine, job: &str, ran: &Ran, mut told: Receiver<JobStatus>) -> Result<usize> {
     let id = JobId::new(job);
     let begun = Instant::now();
     let (mut moved, mut since) = (0, Instant::now());
@@ -226,7 +230,11 @@ async fn watch(engine: &Engine, job: &str, ran: &Ran) -> Result<usize> {
             }
             (false, Some(_)) => {}
         }
-        tokio::time::sleep(wait).await;
+        let news = tokio::time::timeout(wait, told.recv()).await;
+        if let Ok(None) = news {
+            // Nobody tells any more.
+            tokio::time::sleep(wait).await;
+        }
         wait = (wait * 2).min(LOOK_EVERY);
     }
 }

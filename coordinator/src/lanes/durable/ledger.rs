@@ -8,13 +8,13 @@
 //! - Of every part of a stage's input, at most one output is read.
 //! - Outputs of lost workers are not chosen.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ballista_core::execution_plans::ShuffleReaderExec;
 use ballista_core::serde::protobuf::ShuffleWritePartition;
-use ballista_core::serde::scheduler::PartitionLocation;
+use ballista_core::serde::scheduler::{ExecutorMetadata, PartitionId, PartitionLocation, PartitionStats};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
@@ -48,6 +48,8 @@ pub(super) struct Given {
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) executor: String,
+    /// Which task of its stage's attempt it was.
+    task: usize,
     pub(super) parts: Vec<usize>,
     pub(super) outputs: Vec<ShuffleWritePartition>,
 }
@@ -76,16 +78,11 @@ impl Stage {
         self.done.values().filter(|outputs| !outputs.is_empty()).count()
     }
 
-    /// The latest output of every part; `None` if one is missing.
+    /// The latest output of every part, each output once; `None` if one is missing.
     pub(super) fn complete(&self) -> Option<Vec<Arc<Done>>> {
-        self.choose(|_| true)
-    }
-
-    /// For every part the latest of its outputs that `fits`, each output once.
-    fn choose(&self, fits: impl Fn(&Done) -> bool) -> Option<Vec<Arc<Done>>> {
         let mut chosen: Vec<Arc<Done>> = Vec::new();
         for part in 0..self.parts {
-            let latest = self.done.get(&part)?.iter().rev().find(|done| fits(done))?;
+            let latest = self.done.get(&part)?.last()?;
             if !chosen.iter().any(|other| Arc::ptr_eq(other, latest)) {
                 chosen.push(Arc::clone(latest));
             }
@@ -129,14 +126,23 @@ impl Progress {
 /// Longest time that a stage waits for outputs that Ballista thinks are there.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a stage waits for outputs that nobody makes before Ballista is told that they are lost.
+const UNTOLD: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Default)]
-pub(super) struct Ledger(Mutex<HashMap<String, Job>>);
+pub(super) struct Ledger(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: HashMap<String, Job>,
+    executors: HashMap<String, ExecutorMetadata>,
+}
 
 impl Ledger {
     /// A task was handed out.
     pub(super) fn give(&self, key: Key, given: Given, parts: usize) {
-        let mut jobs = self.0.lock();
-        let job = jobs.entry(key.job.clone()).or_default();
+        let mut state = self.0.lock();
+        let job = state.jobs.entry(key.job.clone()).or_default();
         let stage = job.stages.entry(key.stage).or_default();
         stage.parts = parts;
         stage.given += 1;
@@ -148,16 +154,20 @@ impl Ledger {
 
     /// Takes the end of a task. `false`: it was taken before, or nobody knows the task.
     pub(super) fn end(&self, key: &Key, outputs: Option<Vec<ShuffleWritePartition>>) -> bool {
-        let mut jobs = self.0.lock();
-        let Some(job) = jobs.get_mut(&key.job) else { return false };
+        let mut state = self.0.lock();
+        let Some(job) = state.jobs.get_mut(&key.job) else { return false };
         let Some(given) = job.given.get_mut(key).filter(|given| !given.ended) else { return false };
         given.ended = true;
         let stage = job.stages.entry(key.stage).or_default();
         match outputs {
             Some(outputs) => {
                 given.rows = outputs.iter().map(|output| output.num_rows).sum();
-                let done =
-                    Arc::new(Done { executor: given.executor.clone(), parts: given.parts.clone(), outputs });
+                let done = Arc::new(Done {
+                    executor: given.executor.clone(),
+                    task: key.task,
+                    parts: given.parts.clone(),
+                    outputs,
+                });
                 for part in &done.parts {
                     stage.done.entry(*part).or_default().push(Arc::clone(&done));
                 }
@@ -169,7 +179,7 @@ impl Ledger {
 
     /// How far a running task is.
     pub(super) fn rows(&self, key: &Key, rows: u64) {
-        if let Some(job) = self.0.lock().get_mut(&key.job)
+        if let Some(job) = self.0.lock().jobs.get_mut(&key.job)
             && let Some(given) = job.given.get_mut(key).filter(|given| !given.ended)
         {
             given.rows = rows;
@@ -178,8 +188,8 @@ impl Ledger {
 
     /// Tasks of `executor` whose end was not taken.
     pub(super) fn running_on(&self, executor: &str) -> Vec<Key> {
-        let jobs = self.0.lock();
-        let given = jobs.values().flat_map(|job| &job.given);
+        let state = self.0.lock();
+        let given = state.jobs.values().flat_map(|job| &job.given);
         given
             .filter(|(_, given)| !given.ended && given.executor == executor)
             .map(|(key, _)| key.clone())
@@ -188,13 +198,15 @@ impl Ledger {
 
     /// Tasks of `job` that run now.
     pub(super) fn running_of(&self, job: &str) -> usize {
-        let jobs = self.0.lock();
-        jobs.get(job).map_or(0, |job| job.given.values().filter(|given| !given.ended).count())
+        let state = self.0.lock();
+        state.jobs.get(job).map_or(0, |job| job.given.values().filter(|given| !given.ended).count())
     }
 
     /// The outputs of `executor` are gone, and so are its tasks.
     pub(super) fn lose(&self, executor: &str) {
-        for job in self.0.lock().values_mut() {
+        let mut state = self.0.lock();
+        state.executors.remove(executor);
+        for job in state.jobs.values_mut() {
             let mut lost = false;
             for stage in job.stages.values_mut() {
                 for outputs in stage.done.values_mut() {
@@ -216,96 +228,110 @@ impl Ledger {
     }
 
     pub(super) fn forget(&self, job: &str) {
-        self.0.lock().remove(job);
+        self.0.lock().jobs.remove(job);
     }
 
     /// Forgets jobs that are not `kept`.
     pub(super) fn retain(&self, kept: impl Fn(&str) -> bool) {
-        self.0.lock().retain(|job, _| kept(job));
+        self.0.lock().jobs.retain(|job, _| kept(job));
     }
 
     pub(super) fn fail(&self, job: &str, error: Error) {
-        if let Some(job) = self.0.lock().get_mut(job) {
+        if let Some(job) = self.0.lock().jobs.get_mut(job) {
             job.broken.get_or_insert(error);
         }
     }
 
     pub(super) fn progress(&self, job: &str) -> Progress {
-        let jobs = self.0.lock();
-        let Some(job) = jobs.get(job) else { return Progress::default() };
+        let state = self.0.lock();
+        let Some(job) = state.jobs.get(job) else { return Progress::default() };
         let mut given: Vec<_> = job.given.iter().map(|(key, given)| (key.clone(), given.clone())).collect();
         given.sort_by(|a, b| a.0.cmp(&b.0));
         Progress { stages: job.stages.clone(), given, again: job.again, broken: job.broken.clone() }
     }
 
-    /// `plan` of a stage of `job`, reading one complete output of every part of the stages below. `None`: they are not all
-    /// there, or not all known to `plan`; the stage has to wait.
+    /// Where the outputs of an executor are served.
+    pub(super) fn meet(&self, executor: ExecutorMetadata) {
+        self.0.lock().executors.insert(executor.id.clone(), executor);
+    }
+
+    /// `plan` of a stage of `job`, reading one complete output of every part of the stages below, wherever Ballista thinks
+    /// that they are. `None`: they are not all there; the stage has to wait until they are made again.
+    ///
+    /// Ballista may not know that outputs are lost. After a while the plan is given as it is: the task that reads in vain tells
+    /// Ballista.
     ///
     /// # Errors
-    /// [`Kind::Internal`](skep_common::Kind::Internal) if the stage has waited too long, or the plan cannot be made.
+    /// [`Kind::Unavailable`](skep_common::Kind::Unavailable) if the stage has waited too long;
+    /// [`Kind::Internal`](skep_common::Kind::Internal) if the plan cannot be made.
     pub(super) fn reading(
         &self,
         job: &str,
         stage: usize,
         plan: &Arc<dyn ExecutionPlan>,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let mut jobs = self.0.lock();
-        let job = jobs.entry(job.to_owned()).or_default();
-        let mut missing = false;
+        let mut state = self.0.lock();
+        let State { jobs, executors } = &mut *state;
+        let name = job;
+        let job = jobs.entry(name.to_owned()).or_default();
+        let mut missing = None;
         let read = Arc::clone(plan).transform_up(|node| {
             let Some(reader) = node.downcast_ref::<ShuffleReaderExec>() else {
                 return Ok(Transformed::no(node));
             };
-            let below = job.stages.get(&reader.stage_id);
-            match below.and_then(|below| chosen(below, reader)) {
+            let done = job.stages.get(&reader.stage_id).and_then(Stage::complete);
+            match done.and_then(|done| located(name, reader, &done, executors)) {
                 Some(partitions) => Ok(Transformed::yes(with_partitions(reader, partitions)?)),
                 None => {
-                    missing = true;
+                    missing = Some(reader.stage_id);
                     Ok(Transformed::no(node))
                 }
             }
         });
         let read = read.map_err(|e| Error::internal("the inputs of a stage cannot be chosen").source(e))?;
-        if !missing {
+        let Some(below) = missing else {
             job.waits.remove(&stage);
             return Ok(Some(read.data));
+        };
+        let waited = job.waits.entry(stage).or_insert_with(Instant::now).elapsed();
+        if waited > PATIENCE {
+            let text = format!("stage {stage} waits for outputs of stage {below} that nobody makes again");
+            return Err(Error::unavailable(text));
         }
-        if job.waits.entry(stage).or_insert_with(Instant::now).elapsed() > PATIENCE {
-            return Err(Error::unavailable(format!(
-                "stage {stage} waits for outputs that nobody makes again"
-            )));
-        }
-        Ok(None)
+        let remade = job.given.iter().any(|(key, given)| key.stage == below && !given.ended);
+        Ok((waited > UNTOLD && !remade).then(|| Arc::clone(plan)))
     }
 }
 
-/// The locations that `reader` is to read: of each part below one output, all of it.
-fn chosen(below: &Stage, reader: &ShuffleReaderExec) -> Option<Vec<Vec<PartitionLocation>>> {
-    let known: HashSet<(&str, Option<u64>, usize)> = reader.partition.iter().flatten().map(place).collect();
-    let fits = |done: &Done| {
-        done.outputs.iter().all(|output| {
-            let partition = usize::try_from(output.partition_id).unwrap_or(usize::MAX);
-            known.contains(&(done.executor.as_str(), output.file_id, partition))
-        })
-    };
-    let done = below.choose(fits)?;
-    let files: HashSet<(&str, Option<u64>)> = done
-        .iter()
-        .flat_map(|done| done.outputs.iter().map(|output| (done.executor.as_str(), output.file_id)))
-        .collect();
-    let partitions = reader.partition.iter().map(|locations| {
-        let mut seen = HashSet::new();
-        let keep = locations.iter().filter(|location| {
-            let (executor, file, partition) = place(location);
-            files.contains(&(executor, file)) && seen.insert((executor.to_owned(), file, partition))
-        });
-        keep.cloned().collect()
-    });
-    Some(partitions.collect())
-}
-
-fn place(location: &PartitionLocation) -> (&str, Option<u64>, usize) {
-    (location.executor_meta.id.as_str(), location.file_id, location.partition_id.partition_id)
+/// Where `reader` finds `done`, which is all of the stage below: by partition of its output.
+fn located(
+    job: &str,
+    reader: &ShuffleReaderExec,
+    done: &[Arc<Done>],
+    executors: &HashMap<String, ExecutorMetadata>,
+) -> Option<Vec<Vec<PartitionLocation>>> {
+    let mut partitions = vec![Vec::new(); reader.partition.len()];
+    for done in done {
+        let executor = executors.get(&done.executor)?;
+        for output in &done.outputs {
+            let partition = usize::try_from(output.partition_id).ok()?;
+            let location = PartitionLocation {
+                map_partition_id: done.task,
+                partition_id: PartitionId::new(&job.into(), reader.stage_id, partition),
+                executor_meta: executor.clone(),
+                partition_stats: PartitionStats::new(
+                    Some(output.num_rows),
+                    Some(output.num_batches),
+                    Some(output.num_bytes),
+                ),
+                file_id: output.file_id,
+                is_sort_shuffle: output.is_sort_shuffle,
+            };
+            // A broadcast has all of them in one.
+            partitions.get_mut(if reader.broadcast { 0 } else { partition })?.push(location);
+        }
+    }
+    Some(partitions)
 }
 
 fn with_partitions(

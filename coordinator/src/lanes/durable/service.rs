@@ -8,6 +8,7 @@ use ballista_core::serde::protobuf::failed_task::FailedReason;
 use ballista_core::serde::protobuf::scheduler_grpc_server::SchedulerGrpc;
 use ballista_core::serde::protobuf::task_status::Status as Ended;
 use ballista_core::serde::protobuf::{FailedTask, IoError, PollWorkParams, PollWorkResult, TaskStatus};
+use ballista_core::serde::scheduler::ExecutorMetadata;
 use prost::Message;
 use skep_cluster::proto::durable::durable_server::{Durable, DurableServer};
 use skep_cluster::proto::durable::{PollReply, PollRequest};
@@ -90,6 +91,14 @@ impl Engine {
         let url =
             format!("http://{}:{}", registration.host.as_deref().unwrap_or_default(), registration.port);
         let url: Url = url.parse().map_err(|e| lacks("address").source(e))?;
+        self.0.ledger.meet(ExecutorMetadata {
+            id: executor.clone(),
+            host: registration.host.clone().unwrap_or_default(),
+            port: u16::try_from(registration.port).map_err(|e| lacks("port").source(e))?,
+            grpc_port: 0,
+            specification: registration.specification.clone().ok_or_else(|| lacks("slots"))?.into(),
+            os_info: registration.os_info.clone().ok_or_else(|| lacks("system"))?.into(),
+        });
         let turn = self.meet(&request.node, &executor, url, slots).await;
         let _turn = turn.lock().await;
 
