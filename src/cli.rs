@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use skep_metadb::Location;
 
 use crate::config::{FLIGHT_PORT, HTTP_PORT, StoreKind};
+use crate::drill::{CorruptWanted, Delay, KillWanted, PauseWanted};
 
 /// A SQL warehouse in one program: lake, warehouse and mart over replicated Parquet
 ///
@@ -35,6 +37,7 @@ pub(crate) enum Command {
     Worker(Role),
     Sql(Sql),
     Demo(Demo),
+    Drill(Drill),
     /// Back the catalog up, restore it, check it
     Admin(Admin),
 }
@@ -121,6 +124,62 @@ pub(crate) struct Demo {
     /// Where HTTP listens; port 0 picks a free one
     #[arg(long, value_name = "HOST:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], 0)))]
     pub(crate) http: SocketAddr,
+}
+
+/// Run a script on a cluster whose workers die, and compare its answers with those of one node
+///
+/// Starts a coordinator and workers as processes of this program in a temporary folder, runs SCRIPT once on one node and
+/// once on them under the faults, compares every answer, and prints each fault, each automatic action, and a line that
+/// replays the drill. The seed draws what the options leave open, and without options the faults themselves. Ends with
+/// exit code 0 only if every answer is equal; 5: all equal, but a fault that was asked for never happened.
+#[derive(Debug, Args)]
+pub(crate) struct Drill {
+    /// The SQL script; it loads what it queries
+    #[arg(value_name = "SCRIPT.sql")]
+    pub(crate) script: PathBuf,
+    /// What every draw begins with; a new one unless said
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Kill a worker as kill -9 does when stage K of a statement has begun: worker@stage:2, w3@stage:1@statement:5.
+    /// `worker` is drawn; without a statement it happens in each that has the stage, with `@statement:5+` in the first from 5
+    /// on. The worker starts again after the statement
+    #[arg(long, value_name = "WORKER@stage:K[@statement:N[+]]")]
+    pub(crate) kill: Vec<KillWanted>,
+    /// Hold calls between nodes back: rpc:20% of them by up to 50 ms, rpc:20%:200 by up to 200
+    #[arg(long, value_name = "rpc:P%[:MS]")]
+    pub(crate) delay: Option<Delay>,
+    /// Damage a block on the disk of a worker before a statement: block, block:w2, block@statement:4
+    #[arg(long, value_name = "block[:WORKER][@statement:N]")]
+    pub(crate) corrupt: Vec<CorruptWanted>,
+    /// Stop a worker in the middle of a statement, for 5 seconds unless said: worker, w2:10, worker:3@statement:6
+    #[arg(long, value_name = "WORKER[:SECONDS][@statement:N]")]
+    pub(crate) pause: Vec<PauseWanted>,
+    /// Where statements run. In the pipelined lane a statement may end with one retryable error, and is run again
+    #[arg(long, value_enum, default_value_t = DrillLane::Durable)]
+    pub(crate) lane: DrillLane,
+    /// How many workers
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(2..=16))]
+    pub(crate) workers: u16,
+    /// How long one statement may take before it counts as hanging
+    #[arg(long, value_name = "TIME", default_value = "2min", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Leave the folder with the data and the logs of the processes
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// A lane over workers
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DrillLane {
+    /// Stage by stage, with outputs on disk
+    Durable,
+    /// All stages at once
+    Pipelined,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    skep_common::unit::parse_duration(text)
+        .map_err(|error| format!("{}: {}", error.message(), error.hint_text().unwrap_or_default()))
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@
 //! skep sql           repl over a URL, or over a Cluster of its own
 //! skep admin         the catalog of a folder: backup, restore, check
 //! skep demo          a Cluster, and the SQL of demo/flights run through it
+//! skep drill         processes of this program under faults, and a script run on them
 //! ```
 
 mod admin;
@@ -13,6 +14,7 @@ mod cli;
 mod cluster;
 mod config;
 mod demo;
+mod drill;
 mod folder;
 mod memory;
 mod node;
@@ -57,6 +59,7 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Worker(args) => node::worker(args).await,
         Command::Sql(args) => sql::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Drill(args) => drill::run(args).await,
         Command::Admin(args) => admin::run(args.command).await,
     }
 }

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::{BoxFuture, Either, FutureExt};
 use serde::{Deserialize, Serialize};
 use skep_common::{Error, Result};
 use tokio::net::TcpListener;
@@ -16,6 +17,7 @@ use tower::Service;
 use url::Url;
 
 use crate::Secret;
+use crate::delay::{Delay, Late};
 
 /// How nodes connect. Table `[cluster.channel]` of the config file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,9 @@ pub struct ChannelConfig {
     /// Partitions of tasks that one node has open for other nodes at once, 1 to 1000000; more are refused. Each holds a few
     /// batches of rows.
     pub partitions_max: NonZeroUsize,
+    /// Holds calls back, for drills. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Delay>,
 }
 
 impl Default for ChannelConfig {
@@ -43,6 +48,7 @@ impl Default for ChannelConfig {
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
             partitions_max: PARTITIONS_MAX,
+            delay: None,
         }
     }
 }
@@ -68,6 +74,7 @@ const STREAMS_MAX: u32 = 1 << 20;
 pub struct AuthChannel {
     channel: Channel,
     secret: Secret,
+    late: Option<Late>,
 }
 
 /// A channel to `url` (`http://host:port`; `grpc://` is the same).
@@ -77,7 +84,7 @@ pub struct AuthChannel {
 /// status is then [`Unavailable`](skep_common::Kind::Unavailable).
 pub fn connect(url: &Url, secret: &Secret, config: &ChannelConfig) -> Result<AuthChannel> {
     let channel = endpoint(url, config)?.connect_lazy();
-    Ok(AuthChannel { channel, secret: secret.clone() })
+    Ok(AuthChannel { channel, secret: secret.clone(), late: config.delay.clone().map(Late::new) })
 }
 
 /// The endpoint of `url` with every timeout set.
@@ -137,7 +144,10 @@ pub async fn serve(
 impl Service<http::Request<Body>> for AuthChannel {
     type Response = http::Response<Body>;
     type Error = tonic::transport::Error;
-    type Future = <Channel as Service<http::Request<Body>>>::Future;
+    type Future = Either<
+        <Channel as Service<http::Request<Body>>>::Future,
+        BoxFuture<'static, std::result::Result<Self::Response, Self::Error>>,
+    >;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
         Service::poll_ready(&mut self.channel, cx)
@@ -149,6 +159,16 @@ impl Service<http::Request<Body>> for AuthChannel {
         {
             request.headers_mut().insert(name, value);
         }
-        self.channel.call(request)
+        let Some(wait) = self.late.as_ref().and_then(Late::draw) else {
+            return Either::Left(self.channel.call(request));
+        };
+        // The channel that said it is ready makes the call; its clone is asked before the next one.
+        let next = self.channel.clone();
+        let mut ready = std::mem::replace(&mut self.channel, next);
+        let late = async move {
+            tokio::time::sleep(wait).await;
+            ready.call(request).await
+        };
+        Either::Right(late.boxed())
     }
 }

@@ -16,6 +16,7 @@
 
 pub mod blocks;
 pub mod channel;
+pub mod delay;
 pub mod durable;
 pub mod exchange;
 pub mod failure;

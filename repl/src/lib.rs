@@ -6,6 +6,7 @@
 //! shell       runs input, one session       editor     the terminal: history, completion, colours
 //! client      Flight SQL                    copy       files of this machine into tables
 //! render      rows as text                  report     errors with a caret and a hint
+//! session     statements of a program, with whole answers
 //! ```
 //!
 //! Rows go to stdout, everything else to stderr. The shell knows no SQL beyond where a statement ends.
@@ -23,11 +24,13 @@ mod interrupt;
 mod lex;
 mod render;
 mod report;
+mod session;
 mod shell;
 
 use std::io::{IsTerminal, Read, Write};
 
 pub use args::{Args, Format, Input, Inputs};
+pub use session::{Answer, Session, Statement, statements};
 use skep_common::{Error, Kind};
 use tonic::transport::Channel;
 

@@ -8,6 +8,7 @@ mod care;
 mod changes;
 mod chaos;
 mod crash;
+mod drill;
 mod flights;
 mod judge;
 mod judge_back;
