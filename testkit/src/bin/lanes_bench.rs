@@ -1,4 +1,4 @@
-//! Measures the lanes: `lanes_bench [--sf N] [--repeat N]`. Run it by `cargo xtask bench lanes`.
+//! Measures the lanes: `lanes_bench [--sf N] [--repeat N] [--only killed]`. Run it by `cargo xtask bench lanes`.
 //!
 //! Three worker processes and TPC-H. Every query in each lane, with ratios to the local one in the same run; how long a
 //! trivial and a small query take; what one killed worker costs; how many queries finish, and how evenly, when many
@@ -23,20 +23,21 @@ const LOAD: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let (mut scale, mut repeat) = (0.1, 3);
+    let (mut scale, mut repeat, mut only_killed) = (0.1, 3, false);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     for pair in arguments.chunks(2) {
         match pair {
+            [name, value] if name == "--only" && value == "killed" => only_killed = true,
             [name, value] if name == "--sf" => scale = value.parse().unwrap_or(0.0),
             [name, value] if name == "--repeat" => repeat = value.parse().unwrap_or(0),
             _ => scale = 0.0,
         }
     }
     if scale <= 0.0 || repeat == 0 {
-        eprintln!("usage: lanes_bench [--sf N] [--repeat N]");
+        eprintln!("usage: lanes_bench [--sf N] [--repeat N] [--only killed]");
         return ExitCode::from(2);
     }
-    match measure(scale, repeat).await {
+    match measure(scale, repeat, only_killed).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", error.report());
@@ -45,7 +46,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn measure(scale: f64, repeat: usize) -> Result<()> {
+async fn measure(scale: f64, repeat: usize, only_killed: bool) -> Result<()> {
     let folder = tempfile::tempdir().map_err(|e| Error::internal("no folder for the data").source(e))?;
     let data = folder.path().join("parquet");
     tpch::generate(&data, scale)?;
@@ -58,6 +59,9 @@ async fn measure(scale: f64, repeat: usize) -> Result<()> {
             .await?;
     }
     println!("TPC-H scale factor {scale} on 3 worker processes, best of {repeat}, seconds");
+    if only_killed {
+        return killed(&mut cluster, scale).await;
+    }
     queries(&mut client, scale, repeat).await?;
     latency(&mut client).await?;
     killed(&mut cluster, scale).await?;
@@ -148,7 +152,17 @@ async fn killed(cluster: &mut Cluster, scale: f64) -> Result<()> {
         let pid = cluster.workers[1].pid().to_string();
         let sent = Command::new("kill").args(["-KILL", &pid]).status();
         sent.map_err(|e| Error::internal("no worker can be killed").source(e))?;
-        let found = running.join().await??;
+        let Ok(found) = tokio::time::timeout(Duration::from_secs(60), running).await else {
+            let mut client = Client::connect(cluster.flight()).await?;
+            for table in ["workers", "stages", "tasks"] {
+                println!("system.{table}");
+                for row in client.rows(&format!("SELECT * FROM system.{table}")).await? {
+                    println!("  {}", row.join(" | "));
+                }
+            }
+            return Err(Error::deadline(format!("q{number} with a killed worker does not end")));
+        };
+        let found = found??;
         let disturbed = start.elapsed();
         if let Some(difference) = rows::difference(&expected, &found, 1e-9) {
             return Err(Error::internal(format!("q{number} with a killed worker: {difference}")));

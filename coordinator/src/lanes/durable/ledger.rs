@@ -61,6 +61,8 @@ pub(super) struct Stage {
     pub(super) parts: usize,
     /// Every complete output that is not lost, by part, the latest last.
     done: BTreeMap<usize, Vec<Arc<Done>>>,
+    /// The last of the outputs of a part that were lost.
+    lost: BTreeMap<usize, Arc<Done>>,
     /// Tasks that were handed out.
     pub(super) given: usize,
     /// Of them, those whose end was taken and that had failed or were lost.
@@ -78,18 +80,41 @@ impl Stage {
         self.done.values().filter(|outputs| !outputs.is_empty()).count()
     }
 
+    /// Forgets the outputs on `executor`. Whether there were any.
+    fn lose(&mut self, executor: &str) -> bool {
+        let mut any = false;
+        for (part, outputs) in &mut self.done {
+            let gone = outputs.iter().rfind(|done| done.executor == executor).cloned();
+            any |= gone.is_some();
+            outputs.retain(|done| done.executor != executor);
+            if let Some(gone) = gone.filter(|_| outputs.is_empty()) {
+                self.lost.insert(*part, gone);
+            }
+        }
+        any
+    }
+
     /// The latest output of every part, each output once; `None` if one is missing.
     pub(super) fn complete(&self) -> Option<Vec<Arc<Done>>> {
+        self.choose(|part| self.done.get(&part)?.last())
+    }
+
+    /// The same, with lost outputs where there are no others: whoever reads those finds that they are lost.
+    fn with_lost(&self) -> Option<Vec<Arc<Done>>> {
+        self.choose(|part| self.done.get(&part).and_then(|done| done.last()).or_else(|| self.lost.get(&part)))
+    }
+
+    fn choose<'a>(&'a self, of: impl Fn(usize) -> Option<&'a Arc<Done>>) -> Option<Vec<Arc<Done>>> {
         let mut chosen: Vec<Arc<Done>> = Vec::new();
         for part in 0..self.parts {
-            let latest = self.done.get(&part)?.last()?;
+            let latest = of(part)?;
             if !chosen.iter().any(|other| Arc::ptr_eq(other, latest)) {
                 chosen.push(Arc::clone(latest));
             }
         }
         // Tasks that took several parts at once, cut differently each time, might overlap.
         let taken: usize = chosen.iter().map(|done| done.parts.len()).sum();
-        (taken == self.parts).then_some(chosen)
+        (taken == self.parts && self.parts > 0).then_some(chosen)
     }
 }
 
@@ -136,6 +161,8 @@ pub(super) struct Ledger(Mutex<State>);
 struct State {
     jobs: HashMap<String, Job>,
     executors: HashMap<String, ExecutorMetadata>,
+    /// Executors that are lost, whose addresses are kept while there are jobs.
+    dead: Vec<String>,
 }
 
 impl Ledger {
@@ -205,17 +232,11 @@ impl Ledger {
     /// The outputs of `executor` are gone, and so are its tasks.
     pub(super) fn lose(&self, executor: &str) {
         let mut state = self.0.lock();
-        state.executors.remove(executor);
+        state.dead.push(executor.to_owned());
         for job in state.jobs.values_mut() {
-            let mut lost = false;
             for stage in job.stages.values_mut() {
-                for outputs in stage.done.values_mut() {
-                    let before = outputs.len();
-                    outputs.retain(|done| done.executor != executor);
-                    lost |= outputs.len() < before;
-                }
+                job.again |= stage.lose(executor);
             }
-            job.again |= lost;
             for (key, given) in &mut job.given {
                 if given.executor == executor && !given.ended {
                     given.ended = true;
@@ -227,13 +248,28 @@ impl Ledger {
         }
     }
 
+    /// An output of `stage` of `job` on `executor` could not be read: none of that stage there is trusted.
+    pub(super) fn distrust(&self, job: &str, stage: usize, executor: &str) {
+        if let Some(job) = self.0.lock().jobs.get_mut(job)
+            && let Some(stage) = job.stages.get_mut(&stage)
+        {
+            job.again |= stage.lose(executor);
+        }
+    }
+
     pub(super) fn forget(&self, job: &str) {
         self.0.lock().jobs.remove(job);
     }
 
     /// Forgets jobs that are not `kept`.
     pub(super) fn retain(&self, kept: impl Fn(&str) -> bool) {
-        self.0.lock().jobs.retain(|job, _| kept(job));
+        let mut state = self.0.lock();
+        state.jobs.retain(|job, _| kept(job));
+        if state.jobs.is_empty() {
+            for executor in std::mem::take(&mut state.dead) {
+                state.executors.remove(&executor);
+            }
+        }
     }
 
     pub(super) fn fail(&self, job: &str, error: Error) {
@@ -258,8 +294,8 @@ impl Ledger {
     /// `plan` of a stage of `job`, reading one complete output of every part of the stages below, wherever Ballista thinks
     /// that they are. `None`: they are not all there; the stage has to wait until they are made again.
     ///
-    /// Ballista may not know that outputs are lost. After a while the plan is given as it is: the task that reads in vain tells
-    /// Ballista.
+    /// Ballista hears that outputs of an earlier stage are lost only from a task that reads in vain. So after a while the plan is
+    /// given with outputs that are lost: a task either needs none of them, or fails and has them made again.
     ///
     /// # Errors
     /// [`Kind::Unavailable`](skep_common::Kind::Unavailable) if the stage has waited too long;
@@ -271,27 +307,16 @@ impl Ledger {
         plan: &Arc<dyn ExecutionPlan>,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let mut state = self.0.lock();
-        let State { jobs, executors } = &mut *state;
+        let State { jobs, executors, .. } = &mut *state;
         let name = job;
         let job = jobs.entry(name.to_owned()).or_default();
-        let mut missing = None;
-        let read = Arc::clone(plan).transform_up(|node| {
-            let Some(reader) = node.downcast_ref::<ShuffleReaderExec>() else {
-                return Ok(Transformed::no(node));
-            };
-            let done = job.stages.get(&reader.stage_id).and_then(Stage::complete);
-            match done.and_then(|done| located(name, reader, &done, executors)) {
-                Some(partitions) => Ok(Transformed::yes(with_partitions(reader, partitions)?)),
-                None => {
-                    missing = Some(reader.stage_id);
-                    Ok(Transformed::no(node))
-                }
+        let read = reading(name, &job.stages, plan, executors, Stage::complete)?;
+        let below = match read {
+            Ok(read) => {
+                job.waits.remove(&stage);
+                return Ok(Some(read));
             }
-        });
-        let read = read.map_err(|e| Error::internal("the inputs of a stage cannot be chosen").source(e))?;
-        let Some(below) = missing else {
-            job.waits.remove(&stage);
-            return Ok(Some(read.data));
+            Err(below) => below,
         };
         let waited = job.waits.entry(stage).or_insert_with(Instant::now).elapsed();
         if waited > PATIENCE {
@@ -299,8 +324,40 @@ impl Ledger {
             return Err(Error::unavailable(text));
         }
         let remade = job.given.iter().any(|(key, given)| key.stage == below && !given.ended);
-        Ok((waited > UNTOLD && !remade).then(|| Arc::clone(plan)))
+        if waited < UNTOLD || remade {
+            return Ok(None);
+        }
+        reading(name, &job.stages, plan, executors, Stage::with_lost).map(std::result::Result::ok)
     }
+}
+
+/// `plan` reading of every stage below what `of` says; or the stage of which that is not all there.
+fn reading(
+    job: &str,
+    stages: &BTreeMap<usize, Stage>,
+    plan: &Arc<dyn ExecutionPlan>,
+    executors: &HashMap<String, ExecutorMetadata>,
+    of: impl Fn(&Stage) -> Option<Vec<Arc<Done>>>,
+) -> Result<std::result::Result<Arc<dyn ExecutionPlan>, usize>> {
+    let mut missing = None;
+    let read = Arc::clone(plan).transform_up(|node| {
+        let Some(reader) = node.downcast_ref::<ShuffleReaderExec>() else {
+            return Ok(Transformed::no(node));
+        };
+        let done = stages.get(&reader.stage_id).and_then(&of);
+        match done.and_then(|done| located(job, reader, &done, executors)) {
+            Some(partitions) => Ok(Transformed::yes(with_partitions(reader, partitions)?)),
+            None => {
+                missing = Some(reader.stage_id);
+                Ok(Transformed::no(node))
+            }
+        }
+    });
+    let read = read.map_err(|e| Error::internal("the inputs of a stage cannot be chosen").source(e))?;
+    Ok(match missing {
+        Some(below) => Err(below),
+        None => Ok(read.data),
+    })
 }
 
 /// Where `reader` finds `done`, which is all of the stage below: by partition of its output.

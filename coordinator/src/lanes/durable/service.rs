@@ -117,6 +117,14 @@ impl Engine {
                 key
             })
             .collect();
+        for status in &work.task_status {
+            if let Some(Ended::Failed(failed)) = &status.status
+                && let Some(FailedReason::FetchPartitionError(lost)) = &failed.failed_reason
+            {
+                let stage = lost.map_stage_id as usize;
+                self.0.ledger.distrust(&status.job_id, stage, &lost.executor_id);
+            }
+        }
         // Each end counts once, however often it is reported.
         work.task_status.retain(|status| self.0.ledger.end(&key(status), outputs(status)));
         for lost in self.0.ledger.running_on(&executor) {
