@@ -222,20 +222,20 @@ pub struct Cluster {
 /// Short waits.
 const HASTY: &str = "
 [coordinator.lanes.durable]
-worker_timeout = \"3s\"
+worker_timeout = \"4s\"
 
 [cluster.membership]
 heartbeat = \"300ms\"
-dead_after = \"2s\"
+dead_after = \"3s\"
 
 [cluster.channel]
-connect_timeout = \"1s\"
-keepalive_interval = \"1s\"
-keepalive_timeout = \"1s\"
+connect_timeout = \"2s\"
+keepalive_interval = \"2s\"
+keepalive_timeout = \"2s\"
 
 [store]
-read_timeout = \"1s\"
-node_wait = \"5s\"
+read_timeout = \"2s\"
+node_wait = \"10s\"
 ";
 
 impl Cluster {
