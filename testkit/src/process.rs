@@ -274,7 +274,7 @@ impl Cluster {
         let coordinator = Server::start(&["coordinator", "--config", &config.to_string_lossy()])
             .unwrap_or_else(|output| panic!("the coordinator did not start: {output:?}"));
         let folder = folder.to_path_buf();
-        let tables = keys.find('[').map(|at| keys[at..].to_owned()).unwrap_or_default();
+        let tables = keys.find("\n[").map(|at| keys[at..].to_owned()).unwrap_or_default();
         let mut cluster = Self { coordinator, workers: Vec::new(), folder, tables };
         for _ in 0..workers {
             cluster.add_worker();
