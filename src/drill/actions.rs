@@ -122,10 +122,22 @@ fn kept(round: &str) -> Option<String> {
     (!told.is_empty()).then(|| format!("blocks are kept whole: {told}"))
 }
 
-/// Of a chain of errors as much as fits a line.
+/// Of a chain of errors each part once, and as much as fits a line.
 fn short(text: &str) -> String {
     const LONGEST: usize = 160;
-    match text.char_indices().nth(LONGEST) {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in text.split(": ") {
+        // Layers below say what those above have said.
+        if part != "transport error" && !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    cut(&parts.join(": "), LONGEST)
+}
+
+/// `text`, cut after `longest` characters.
+pub(crate) fn cut(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
@@ -178,6 +190,13 @@ mod tests {
                     round=Round { expired: 0, deleted: 4, copied: 0, discarded: 0, failed: 0 }";
         assert_eq!(told(idle), None);
         assert_eq!(Entry::parse("  the second line of a panic"), None);
+    }
+
+    #[test]
+    fn chains_of_errors_are_said_once() {
+        let text = "node w4: tcp connect error: transport error: tcp connect error: Connection refused";
+        assert_eq!(short(text), "node w4: tcp connect error: Connection refused");
+        assert_eq!(short(&"x".repeat(200)).len(), 163);
     }
 
     #[test]

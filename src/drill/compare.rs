@@ -15,6 +15,8 @@ use datafusion::sql::sqlparser::parser::Parser;
 use skep_common::{Error, Result};
 use skep_repl::Answer;
 
+use super::actions::cut;
+
 /// What floats may differ by, as a share of the larger one.
 const TOLERANCE: f64 = 1e-9;
 /// Longest rows and values that a difference shows, in characters.
@@ -132,10 +134,7 @@ fn rows(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<Row>> {
 
 fn shown(row: &[Value]) -> String {
     let text = row.iter().map(Value::text).collect::<Vec<_>>().join(" | ");
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("'{}...'", &text[..end]),
-        None => format!("'{text}'"),
-    }
+    format!("'{}'", cut(&text, SHOWN))
 }
 
 /// Rows that are equal but for their floats.

@@ -10,7 +10,7 @@ use skep_repl::{Answer, Session, Statement};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
 
-use super::actions::{Entry, action, tail};
+use super::actions::{Entry, action, cut, tail};
 use super::compare;
 use super::damage::damage;
 use super::faults::Plan;
@@ -22,6 +22,8 @@ use super::stages::{Stages, planned};
 const LOOK: Duration = Duration::from_millis(3);
 /// How long lost workers may take to be back after a statement.
 const WHOLE: Duration = Duration::from_secs(60);
+/// How much is shown of a line that came more than once.
+const AGAIN: usize = 80;
 /// How long the last automatic actions may take to show.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -177,7 +179,7 @@ impl<'a> Drill<'a> {
         };
         let ran = self.ran(&mut round).await;
         for (text, count) in std::mem::take(&mut round.told).into_iter().filter(|(_, count)| *count > 1) {
-            println!("    x{count}      {text}");
+            println!("    x{count:<8}  {}", cut(&text, AGAIN));
         }
         if let Some(difference) = compare::difference(&statement.text, &right.answer, &answer)? {
             return Ok(Verdict::Wrong(format!("the answer differs from that of one node: {difference}")));

@@ -5,6 +5,7 @@ use std::path::Path;
 use skep_common::{Error, Result};
 use skep_repl::{Statement, statements};
 
+use super::actions::cut;
 use super::faults::Outline;
 
 /// Reads the script, without the statements that choose a lane: the drill does.
@@ -80,10 +81,7 @@ pub(crate) fn title(sql: &str) -> String {
     const LONGEST: usize = 70;
     let code = sql.lines().filter(|line| !line.trim_start().starts_with("--"));
     let text = code.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
+    cut(&text, LONGEST)
 }
 
 #[cfg(test)]
