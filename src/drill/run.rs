@@ -217,20 +217,28 @@ impl<'a> Drill<'a> {
     /// Damages the blocks whose turn is before statement `number`.
     fn corrupt(&mut self, number: usize) -> Result<()> {
         for (index, fault) in self.plan.corrupts.iter().enumerate().filter(|(_, f)| f.statement == number) {
-            let folder = self.nodes.worker_folder(fault.worker);
-            let done = damage(&folder, fault.pick).map_err(|e| {
-                Error::internal(format!("cannot damage a block below '{}'", folder.display())).source(e)
-            })?;
-            let Some((block, bytes)) = done else {
-                println!("    w{} has no block to damage", fault.worker);
+            // Where blocks lie is not drawn: with few of them a worker may hold none.
+            let workers = self.nodes.workers();
+            let others = (0..workers).map(|step| (fault.worker - 1 + step) % workers + 1);
+            let mut done = None;
+            for worker in others {
+                let folder = self.nodes.worker_folder(worker);
+                let damaged = damage(&folder, fault.pick).map_err(|e| {
+                    Error::internal(format!("cannot damage a block below '{}'", folder.display())).source(e)
+                })?;
+                if let Some((block, bytes)) = damaged {
+                    done = Some((worker, block, bytes));
+                    break;
+                }
+            }
+            let Some((worker, block, bytes)) = done else {
+                println!("    no worker has a block to damage");
                 continue;
             };
-            let block = tail(&block);
-            println!(
-                "  ! fault     block {block} of w{} is damaged in {}",
-                fault.worker,
-                count(bytes, "byte")
-            );
+            let instead =
+                if worker == fault.worker { String::new() } else { format!(" (w{} has none)", fault.worker) };
+            let (block, bytes) = (tail(&block), count(bytes, "byte"));
+            println!("  ! fault     block {block} of w{worker} is damaged in {bytes}{instead}");
             self.happened.corrupts.insert(index);
             self.outcome.faults += 1;
         }
@@ -434,7 +442,7 @@ impl<'a> Drill<'a> {
             pauses.map(|(_, pause)| format!("{pause}: the statement had ended, or the worker was dead"));
         let corrupts =
             plan.corrupts.iter().enumerate().filter(|(index, _)| !happened.corrupts.contains(index));
-        let corrupts = corrupts.map(|(_, corrupt)| format!("{corrupt}: the worker had none"));
+        let corrupts = corrupts.map(|(_, corrupt)| format!("{corrupt}: no worker had one"));
         self.outcome.missed = kills.chain(pauses).chain(corrupts).collect();
     }
 }

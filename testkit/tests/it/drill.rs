@@ -50,7 +50,7 @@ fn a_worker_that_dies_and_a_bad_block_change_no_answer() {
     for said in [
         "kill -9 of w2: stage 1 has begun",
         "w2 was started again",
-        "of w1 is damaged",
+        "is damaged in",
         "every answer is equal: 8 statements, 2 faults",
         "replay: skep drill --seed 7 --kill w2@stage:1@statement:4+ --corrupt block:w1@statement:5 --delay rpc:10%:20 \
          --lane durable --workers 4",
