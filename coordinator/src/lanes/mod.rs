@@ -146,6 +146,8 @@ struct Record {
     attempts: usize,
     stages: BTreeMap<usize, Vec<Option<NodeId>>>,
     measured: BTreeMap<usize, StageFigures>,
+    /// How many stages there will be, in the durable lane.
+    planned: usize,
 }
 
 /// What a stage of the durable lane came to.
@@ -209,6 +211,17 @@ impl Ran {
         self.0.lock().measured.values().copied().collect()
     }
 
+    /// The share of a durable attempt that is done: every stage counts the same, each by its parts.
+    pub(crate) fn share(&self) -> Option<f64> {
+        let record = self.0.lock();
+        if record.lane != Some(Lane::Durable) || record.planned == 0 {
+            return None;
+        }
+        let share = |stage: &StageFigures| stage.done as f64 / stage.parts.max(1) as f64;
+        let done: f64 = record.measured.values().map(share).sum();
+        Some((done / record.planned as f64).clamp(0.0, 1.0))
+    }
+
     /// How many tasks each worker ran in the last attempt.
     pub fn tasks(&self) -> BTreeMap<NodeId, usize> {
         let mut tasks = BTreeMap::new();
@@ -257,6 +270,10 @@ impl Ran {
 
     fn routed(&self, stage: usize, nodes: Vec<Option<NodeId>>) {
         self.0.lock().stages.insert(stage, nodes);
+    }
+
+    fn plan(&self, stages: usize) {
+        self.0.lock().planned = stages;
     }
 
     fn measure(&self, figures: StageFigures) {
@@ -321,5 +338,24 @@ impl Lanes {
     /// As [`Lanes::run`], and those of running.
     pub async fn analyze(&self, job: Job) -> Result<String> {
         explain::analyze(self, job).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_of_a_durable_job_counts_stages() {
+        let ran = Ran::default();
+        assert_eq!(ran.share(), None);
+        ran.begin(Lane::Durable, None);
+        ran.plan(4);
+        assert_eq!(ran.share(), Some(0.0));
+        ran.measure(StageFigures { stage: 1, parts: 6, done: 6, ..StageFigures::default() });
+        ran.measure(StageFigures { stage: 2, parts: 2, done: 1, ..StageFigures::default() });
+        assert_eq!(ran.share(), Some(1.5 / 4.0));
+        ran.begin(Lane::Pipelined, None);
+        assert_eq!(ran.share(), None);
     }
 }

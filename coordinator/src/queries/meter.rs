@@ -88,18 +88,20 @@ impl Meter {
         self.plans.lock().latest.clone()
     }
 
-    /// The share of the work that is done, as far as somebody knows: of the bytes that its plan scans in the coordinator.
+    /// The share of the work that is done, as far as somebody knows: of the bytes that its plan scans in the coordinator, of the
+    /// stages of a durable one.
     fn progress(&self) -> Option<f64> {
         let mut plans = self.plans.lock();
         if plans.several {
             return None;
         }
         let Plan { ran, sight, .. } = plans.latest.last()?;
-        // What tasks on workers have read is known when they end.
-        if ran.lane()? != Lane::Local {
-            return None;
-        }
-        let now = sight.scanned()?;
+        let now = match ran.lane()? {
+            Lane::Local => sight.scanned()?,
+            Lane::Durable => ran.share()?,
+            // What pipelined tasks have read is known when they end.
+            Lane::Pipelined => return None,
+        };
         plans.progress = plans.progress.max(now);
         Some(plans.progress)
     }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::Engine;
 use super::ledger::{Done, Given, Key, Progress};
-use super::plan::Durable;
+use super::plan::{Durable, stages};
 use crate::lanes::{Ran, StageFigures, locality};
 
 /// How often a job is looked at.
@@ -62,6 +62,7 @@ pub(in crate::lanes) async fn begin(
     write: bool,
     ran: Ran,
 ) -> Result<SendableRecordBatchStream> {
+    ran.plan(stages(&durable)?.len());
     let Durable { plan, state, parts, indeterminate } = *durable;
     let schema = plan.schema();
     let planned = Arc::clone(&schema);
