@@ -25,7 +25,7 @@ use skep_coordinator::lanes::{self, DurableService, Lanes};
 use skep_coordinator::{Coordinator, StoreLocator};
 use skep_engine::codec::Codec;
 use skep_engine::{Environment, Locate, Nowhere, runtime};
-use skep_metadb::Location;
+use skep_metadb::{Location, MetaDb};
 use skep_store::keep::Keeper;
 use skep_store::near::Near;
 use skep_store::probe::Race;
@@ -222,7 +222,14 @@ impl CoordinatorNode {
             members,
             groups: options.groups,
         })?;
-        coordinator.keep_history(&options.identity, &options.queries).await?;
+        // In a file of its own: whoever else writes to a catalog in a file would find it locked at every statement.
+        let apart = match shared {
+            true => None,
+            false => {
+                Some(MetaDb::open(folder.join("queries.sqlite"), skep_metadb::Options::default()).await?)
+            }
+        };
+        coordinator.keep_history(&options.identity, &options.queries, apart.as_ref()).await?;
         let keeper = Keeper::new(namespace, peers, clock).start();
         let maintenance = coordinator.maintain(options.maintenance);
         Ok(Self {

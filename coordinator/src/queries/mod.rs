@@ -31,6 +31,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use skep_catalog::Catalog;
 use skep_common::{Error, QueryId, Result, SessionId};
+use skep_metadb::MetaDb;
 use tokio_util::sync::CancellationToken;
 
 pub use history::TABLE;
@@ -209,15 +210,16 @@ impl Queries {
 }
 
 impl Coordinator {
-    /// Keeps the history of queries in the metadata database, as `owner`: who this coordinator is in all its lives. What
-    /// it left running in an earlier one has failed.
+    /// Keeps the history of queries in the database `apart`, or else in the catalog's, as `owner`: who this coordinator is in
+    /// all its lives. What it left running in an earlier one has failed.
     ///
     /// # Errors
     /// Those of the database; [`Kind::Invalid`](skep_common::Kind::Invalid) for settings out of range.
-    pub async fn keep_history(&self, owner: &str, config: &Config) -> Result<()> {
+    pub async fn keep_history(&self, owner: &str, config: &Config, apart: Option<&MetaDb>) -> Result<()> {
         config.validate()?;
         let queries = &self.0.queries;
-        let history = History::open(queries.catalog.db(), owner, config, queries.catalog.now()).await?;
+        let db = apart.unwrap_or_else(|| queries.catalog.db());
+        let history = History::open(db, owner, config, queries.catalog.now()).await?;
         queries.history.set(history).map_err(|_| Error::internal("the history of queries is kept already"))
     }
 

@@ -206,7 +206,7 @@ async fn history(catalog: Option<&str>) {
     // What runs while the coordinator is killed has failed.
     let task = start(server.flight(), ENDLESS).await;
     let id = running(&mut client, "generate_series").await;
-    let file = format!("sqlite://{}", data.join("catalog.sqlite").display());
+    let file = format!("sqlite://{}", data.join("queries.sqlite").display());
     written(catalog.unwrap_or(&file)).await;
     server.kill();
     drop(task);
