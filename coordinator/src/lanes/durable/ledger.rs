@@ -229,14 +229,16 @@ impl Ledger {
         state.jobs.get(job).map_or(0, |job| job.given.values().filter(|given| !given.ended).count())
     }
 
-    /// The outputs of `executor` are gone, and so are its tasks.
-    pub(super) fn lose(&self, executor: &str) {
+    /// The outputs of `executor` are gone, and so are its tasks. Whether any job had some.
+    pub(super) fn lose(&self, executor: &str) -> bool {
+        let mut any = false;
         let mut state = self.0.lock();
         state.dead.push(executor.to_owned());
         for job in state.jobs.values_mut() {
             for stage in job.stages.values_mut() {
                 job.again |= stage.lose(executor);
             }
+            any |= job.given.values().any(|given| given.executor == executor);
             for (key, given) in &mut job.given {
                 if given.executor == executor && !given.ended {
                     given.ended = true;
@@ -246,6 +248,7 @@ impl Ledger {
                 }
             }
         }
+        any
     }
 
     /// An output of `stage` of `job` on `executor` could not be read: none of that stage there is trusted.

@@ -246,28 +246,30 @@ impl Engine {
         // A job that was cancelled may have got another task while it ended.
         self.0.ledger.retain(|job| wanted.contains(job) || running.keys().any(|id| id.as_str() == job));
         for (node, known) in lost {
-            tracing::warn!(
-                worker = node,
-                "lost; its durable tasks run elsewhere, its outputs are made again"
-            );
             {
                 let mut workers = self.0.workers.lock();
                 if workers.get(&node).is_some_and(|now| now.executor == known.executor) {
                     workers.remove(&node);
                 }
             }
-            self.give_up(&known.executor, "it left or went silent").await;
+            if self.give_up(&known.executor, "it left or went silent").await {
+                tracing::warn!(
+                    worker = node,
+                    "lost; its durable tasks run elsewhere, its outputs are made again"
+                );
+            }
         }
     }
 
-    /// Counts one life of a worker as dead: its tasks run elsewhere, its outputs are made again.
-    async fn give_up(&self, executor: &str, reason: &str) {
-        self.0.ledger.lose(executor);
+    /// Counts one life of a worker as dead: its tasks run elsewhere, its outputs are made again. Whether it had some.
+    async fn give_up(&self, executor: &str, reason: &str) -> bool {
+        let any = self.0.ledger.lose(executor);
         let stopped = ExecutorStoppedParams { executor_id: executor.to_owned(), reason: reason.to_owned() };
         if let Err(status) = self.0.scheduler.executor_stopped(tonic::Request::new(stopped)).await {
             tracing::warn!(executor, %status, "a lost worker cannot be given up");
         }
         self.0.work.notify_waiters();
+        any
     }
 
     /// Slots of all workers that fetch tasks.
