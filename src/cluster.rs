@@ -17,7 +17,8 @@ use crate::cli::Up;
 use crate::config::StoreKind;
 use crate::folder::Folder;
 use crate::node::{CoordinatorNode, CoordinatorOptions, Doors, bind, data_path, url_of};
-use crate::{memory, signal, standby};
+use crate::signal::Stop;
+use crate::{memory, standby};
 
 /// Workers of a new folder when nobody says how many.
 const WORKERS: u16 = 3;
@@ -168,10 +169,11 @@ pub(crate) async fn up(args: Up) -> Result<ExitCode> {
     let cluster = Cluster::start(options).await?;
     let doors = Doors::open(cluster.coordinator(), flight, http)?;
     cluster.folder().publish(&doors.endpoint())?;
+    let mut stop = Stop::listen()?;
     println!("{}", doors.ready_line());
     let lost = cluster.lost();
     tokio::select! {
-        stopped = signal::stop() => stopped?,
+        () = stop.requested() => {}
         () = lost.cancelled() => return Err(standby::taken_over()),
     }
     doors.close().await;

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use crate::cli::Demo;
 use crate::cluster::{Cluster, Options};
 use crate::node::{Doors, bind};
-use crate::signal;
+use crate::signal::Stop;
 
 /// The raw files, as `testdata/flights` keeps them.
 const RAW: [(&str, &[u8]); 8] = [
@@ -76,8 +76,9 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
     drop(door);
     summary(&cluster, &args, &doors, clock.instant() - begin);
     if args.stay {
+        let mut stop = Stop::listen()?;
         println!("{}", doors.ready_line());
-        signal::stop().await?;
+        stop.requested().await;
     }
     doors.close().await;
     cluster.stop().await;

@@ -39,8 +39,9 @@ use url::Url;
 use crate::cli::Role;
 use crate::config::{Config, StoreKind};
 use crate::folder::{Endpoint, Folder};
+use crate::memory;
+use crate::signal::Stop;
 use crate::standby::{self, Held};
-use crate::{memory, signal};
 
 /// How long a worker tries to reach its coordinator when it starts.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -388,10 +389,11 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
     .await?;
     let doors = Doors::open(node.coordinator(), flight, http)?;
     folder.publish(&doors.endpoint())?;
+    let mut stop = Stop::listen()?;
     println!("{} listen={}", doors.ready_line(), url.as_str().trim_end_matches('/'));
     let lost = node.lost();
     tokio::select! {
-        stopped = signal::stop() => stopped?,
+        () = stop.requested() => {}
         () = lost.cancelled() => return Err(standby::taken_over()),
     }
     doors.close().await;
@@ -429,9 +431,10 @@ pub(crate) async fn worker(args: Role) -> Result<ExitCode> {
         clock: clock::system(),
     })
     .await?;
+    let mut stop = Stop::listen()?;
     println!("ready worker={} listen={}", worker.node(), url.as_str().trim_end_matches('/'));
     tokio::select! {
-        stopped = signal::stop() => stopped?,
+        () = stop.requested() => {}
         ended = worker.ended() => return ended.map(|()| ExitCode::SUCCESS),
     }
     worker.stop().await;

@@ -1,21 +1,38 @@
 //! Waiting for the request to stop.
+//!
+//! # Guarantees
+//! - A request that comes between [`Stop::listen`] and [`Stop::requested`] is not lost, and does not end the process by itself.
 
 use skep_common::{Error, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Ends at the first ctrl-c, SIGTERM or SIGHUP.
-///
-/// # Errors
-/// If the process may not listen to signals.
-pub(crate) async fn stop() -> Result<()> {
-    let listen = |kind| signal(kind).map_err(|e| Error::internal("cannot listen to signals").source(e));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
+/// Hears ctrl-c, SIGTERM and SIGHUP.
+pub(crate) struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Stop {
+    /// Listens from now on. Call it before anything is printed that tells others that they may send signals.
+    ///
+    /// # Errors
+    /// If the process may not listen to signals.
+    pub(crate) fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(|e| Error::internal("cannot listen to signals").source(e));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
-    Ok(())
+
+    /// Ends at the first of them.
+    pub(crate) async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
 }

@@ -9,6 +9,9 @@
 //! - An output is complete only if all its bytes came, and its rows are as many as its writer counted.
 //! - A file is named by the life of the process that wrote it and by a number that no other run of a task has: it is never
 //!   read while something writes it.
+//!
+//! # Not here
+//! Where outputs lie on a disk (`skep-worker`), which of several outputs counts (`skep-coordinator`).
 
 use std::sync::Arc;
 

@@ -28,7 +28,8 @@ use skep_common::{ByteSize, Error, Result, clock};
 use skep_repl::{Session, Statement};
 
 use crate::cli::{self, DrillLane};
-use crate::{memory, signal};
+use crate::memory;
+use crate::signal::Stop;
 
 pub(crate) use faults::{CorruptWanted, Delay, KillWanted, PauseWanted};
 
@@ -59,6 +60,7 @@ pub(crate) async fn run(args: cli::Drill) -> Result<ExitCode> {
     let replay = replay(&plan, lane, &args.script, args.workers, args.timeout);
     let folder = std::env::temp_dir().join(format!("skep-drill-{}-{seed}", std::process::id()));
 
+    let mut stop = Stop::listen()?;
     print_plan(&plan, &args.script, &script, lane, args.workers);
     let drilled = async {
         let right = expected(&folder.join("one"), &script, args.timeout).await?;
@@ -76,10 +78,7 @@ pub(crate) async fn run(args: cli::Drill) -> Result<ExitCode> {
     };
     let ended = tokio::select! {
         ended = drilled => ended,
-        stopped = signal::stop() => Err(match stopped {
-            Ok(()) => Error::cancelled("the drill was interrupted"),
-            Err(error) => error,
-        }),
+        () = stop.requested() => Err(Error::cancelled("the drill was interrupted")),
     };
     // Processes end with what held them, above.
     if args.keep {

@@ -129,18 +129,26 @@ fn wrong_options_are_explained() {
     assert_nothing_left(temporary.path());
 }
 
-#[test]
-fn an_interrupted_drill_ends_all_of_its_processes() {
+/// Interrupts a drill when it says `moment`.
+fn interrupt_at(moment: &str) {
     let temporary = tempfile::tempdir().unwrap();
     let mut command = skep(&["drill", "--seed=1", "--kill=worker@stage:1", &shop()]);
     let mut child =
         command.env("TMPDIR", temporary.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("kill -9 of w")), "it ended early");
+    assert!(lines.any(|line| line.unwrap().contains(moment)), "it ended early");
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
     let told: Vec<String> = lines.map(Result::unwrap).collect();
     assert!(told.iter().any(|line| line.starts_with("replay: skep drill --seed 1")), "{told:?}");
     assert_eq!(child.wait().unwrap().code(), Some(4));
     assert_nothing_left(temporary.path());
+}
+
+#[test]
+fn an_interrupted_drill_ends_all_of_its_processes() {
+    // Before any process is there, while one node answers, while a worker is dead.
+    for moment in ["the plan:", "on one node:", "stage 1 has begun"] {
+        interrupt_at(moment);
+    }
 }

@@ -11,6 +11,9 @@
 //! - Outputs live as long as their job, and at most as long as this process: what an earlier one left is deleted.
 //! - Every run of a task writes files of its own, so that nothing is read while it is written.
 //! - The end of a task is reported until the coordinator has taken it.
+//!
+//! # Not here
+//! Which task runs where, and what runs again (`skep-coordinator`); the protocol and the reading of outputs (`skep_cluster::durable`).
 
 mod poll;
 mod read;

@@ -1,4 +1,7 @@
 //! One run of a job: submitted, watched, read, ended.
+//!
+//! # Not here
+//! Whether a job that failed is run again (`lanes::run`), which outputs count (`ledger`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -191,6 +194,7 @@ async fn watch(engine: &Engine, job: &str, ran: &Ran, mut told: Receiver<JobStat
     let begun = Instant::now();
     let (mut moved, mut since) = (0, Instant::now());
     let mut deserted: Option<Instant> = None;
+    let mut still: Option<Instant> = None;
     let mut wait = Duration::from_millis(2);
     loop {
         let status = engine.0.scheduler.state.task_manager.get_job_status(&id).await;
@@ -223,6 +227,15 @@ async fn watch(engine: &Engine, job: &str, ran: &Ran, mut told: Receiver<JobStat
         if since.elapsed() > stall {
             return Err(Error::unavailable(format!("nothing of the job moved for {stall:?}")));
         }
+        // Ballista can lose track of a stage when a worker dies: nothing runs, and nothing ever will.
+        if engine.stands_still(&id).await {
+            let begun = still.get_or_insert_with(Instant::now);
+            if begun.elapsed() > engine.0.config.worker_timeout {
+                return Err(Error::unavailable("no task of the job runs, and none is left to run"));
+            }
+        } else {
+            still = None;
+        }
         match (engine.has_workers(), deserted) {
             (true, _) => deserted = None,
             (false, None) => deserted = Some(Instant::now()),
@@ -248,9 +261,6 @@ fn no_worker() -> Error {
 /// What a failed job says: the error of ours that a task ended with, if there is one.
 fn failure(text: &str) -> Error {
     Error::decode(text).unwrap_or_else(|| {
-        if text.contains("Cancelled") {
-            return Error::cancelled("the job was cancelled");
-        }
         Error::unavailable("a stage failed too often").hint("run the statement again").source(text.to_owned())
     })
 }
@@ -315,6 +325,14 @@ impl Engine {
         };
         // They begin when they have joined, a moment after they count as alive.
         tokio::time::timeout(self.0.config.worker_timeout, wait).await.map_err(|_| no_worker())
+    }
+
+    /// Whether `job` has neither tasks that run nor tasks to hand out.
+    async fn stands_still(&self, job: &JobId) -> bool {
+        let running = self.0.scheduler.state.task_manager.get_running_job_cache();
+        let Some(info) = running.get(job) else { return false };
+        let graph = info.execution_graph.read().await;
+        graph.available_tasks() == 0 && graph.running_tasks().is_empty()
     }
 
     fn url_of(&self, executor: &str) -> Option<url::Url> {

@@ -16,6 +16,10 @@
 //! - A job succeeds only with one complete output of every part of its last stage.
 //! - Outputs of a job lie on the workers until its rows were read, or nobody wants them any more.
 //! - A plan whose rows depend on how it runs is run again as a whole if any of its tasks had to run again.
+//! - A job of which nothing runs and nothing can be handed out ends with an error that is retried, within the timeout of workers.
+//!
+//! # Not here
+//! Choosing the lane and running a job again (`lanes::run`), running tasks (`skep-worker`), commits of what was written.
 
 mod job;
 mod ledger;
