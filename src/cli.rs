@@ -70,6 +70,10 @@ pub(crate) struct Up {
     /// Memory for queries, such as 4GiB; 60 % of the machine's unless said
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<skep_common::ByteSize>,
+    /// All that the process may allocate, what queries use beside --memory included; a third more than --memory, and at
+    /// least 512MiB more, unless said
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_limit: Option<skep_common::ByteSize>,
 }
 
 /// Serve one role of a cluster of processes

@@ -8,7 +8,6 @@ use std::time::Duration;
 use skep_cluster::{ChannelConfig, Secret};
 use skep_common::{ByteSize, Error, NodeId, Result, clock};
 use skep_coordinator::Coordinator;
-use skep_engine::runtime;
 use skep_metadb::Location;
 use skep_worker::{Worker, node as worker_node};
 use tokio_util::sync::CancellationToken;
@@ -31,13 +30,14 @@ pub(crate) struct Options {
     pub(crate) workers: Option<u16>,
     pub(crate) store: Option<StoreKind>,
     pub(crate) memory: Option<ByteSize>,
+    pub(crate) memory_limit: Option<ByteSize>,
     pub(crate) catalog: Option<Location>,
 }
 
 impl Options {
     /// The folder as it is.
     pub(crate) fn embedded(data: &Path, catalog: Option<Location>) -> Self {
-        Self { data: data.to_owned(), workers: None, store: None, memory: None, catalog }
+        Self { data: data.to_owned(), workers: None, store: None, memory: None, memory_limit: None, catalog }
     }
 }
 
@@ -57,7 +57,7 @@ impl Cluster {
         let folder = Folder::open(&options.data, options.store, options.catalog)?;
         let workers = worker_folders(folder.path(), options.workers)?;
         let (secret, channel) = (Secret::generate(), ChannelConfig::default());
-        let memory = runtime::memory(memory::budget(options.memory));
+        let memory = memory::of_process(options.memory, options.memory_limit)?;
         let near = skep_store::local::InProcess::new();
         let listener = bind("the coordinator", ([127, 0, 0, 1], 0).into()).await?;
         let url = url_of("http", &listener, None)?;
@@ -72,7 +72,7 @@ impl Cluster {
             channel: channel.clone(),
             membership: skep_cluster::membership::Config::default(),
             shared_paths: Vec::new(),
-            memory: Arc::clone(&memory),
+            memory: memory.clone(),
             store: skep_store::Config::default(),
             near: Some(near.clone()),
             lanes: skep_coordinator::lanes::Config::default(),
@@ -83,7 +83,7 @@ impl Cluster {
         .await?;
         let starting = workers.into_iter().map(|(name, data)| {
             let (coordinator, secret, channel) = (url.clone(), secret.clone(), channel.clone());
-            let memory = Arc::clone(&memory);
+            let memory = memory.clone();
             async move {
                 let listener = bind("a worker", ([127, 0, 0, 1], 0).into()).await?;
                 let url = url_of("http", &listener, None)?;
@@ -164,6 +164,7 @@ pub(crate) async fn up(args: Up) -> Result<ExitCode> {
         workers: args.workers,
         store: args.store,
         memory: args.memory,
+        memory_limit: args.memory_limit,
         catalog: args.catalog,
     };
     let cluster = Cluster::start(options).await?;

@@ -44,6 +44,8 @@ pub(crate) struct Coordinator {
     pub(crate) shared_paths: Vec<PathBuf>,
     /// Memory for queries in this process. Absent: 60 % of the machine's.
     pub(crate) memory: Option<ByteSize>,
+    /// Bytes that the process may allocate in all. Absent: a third more than its memory for queries, at least 512 MiB more.
+    pub(crate) memory_limit: Option<ByteSize>,
     /// Where statements run.
     pub(crate) lanes: skep_coordinator::lanes::Config,
     /// What is remembered of queries.
@@ -68,6 +70,8 @@ pub(crate) struct Worker {
     pub(crate) zone: Option<String>,
     /// Memory for tasks in this process. Absent: 60 % of the machine's.
     pub(crate) memory: Option<ByteSize>,
+    /// Bytes that the process may allocate in all. Absent: a third more than its memory for tasks, at least 512 MiB more.
+    pub(crate) memory_limit: Option<ByteSize>,
     /// Tasks of the durable lane.
     pub(crate) durable: skep_worker::DurableConfig,
 }
@@ -118,6 +122,7 @@ impl Default for Coordinator {
             advertise: None,
             shared_paths: Vec::new(),
             memory: None,
+            memory_limit: None,
             lanes: skep_coordinator::lanes::Config::default(),
             queries: skep_coordinator::queries::Config::default(),
             groups: skep_coordinator::admission::Groups::default(),
@@ -134,6 +139,7 @@ impl Default for Worker {
             data: None,
             zone: None,
             memory: None,
+            memory_limit: None,
             durable: skep_worker::DurableConfig::default(),
         }
     }

@@ -38,8 +38,14 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
     let begin = clock.instant();
     let flight = bind("--flight", args.flight).await?;
     let http = bind("--http", args.http).await?;
-    let options =
-        Options { data: args.data.clone(), workers: None, store: args.store, memory: None, catalog: None };
+    let options = Options {
+        data: args.data.clone(),
+        workers: None,
+        store: args.store,
+        memory: None,
+        memory_limit: None,
+        catalog: None,
+    };
     let cluster = Cluster::start(options).await?;
     let folder = cluster.folder().path().to_owned();
     write_raw(&folder.join("raw"))?;

@@ -1,6 +1,36 @@
-//! How much memory queries may use.
+//! How much memory queries may use, and how much the process has allocated.
 
-use skep_common::ByteSize;
+use std::alloc::System;
+
+use cap::Cap;
+use skep_common::{ByteSize, Error, Result};
+use skep_engine::memory::{Allocations, Memory};
+
+/// The system's allocator, counted.
+#[global_allocator]
+static ALLOCATED: Cap<System> = Cap::new(System, usize::MAX);
+
+/// What queries may have allocated at least beside what their operators account for.
+const BESIDE_MIN: ByteSize = ByteSize::mib(512);
+
+/// The memory of this process.
+///
+/// # Errors
+/// [`Kind::Invalid`](skep_common::Kind::Invalid) if the limit is less than the budget.
+pub(crate) fn of_process(budget: Option<ByteSize>, limit: Option<ByteSize>) -> Result<Memory> {
+    let budget = self::budget(budget);
+    let limit =
+        limit.unwrap_or_else(|| ByteSize(budget.bytes() + (budget.bytes() / 3).max(BESIDE_MIN.bytes())));
+    if limit.bytes() < budget.bytes() {
+        return Err(Error::invalid(format!(
+            "the memory limit of the process, {limit}, is less than its memory for queries, {budget}"
+        ))
+        .hint("raise memory_limit (--memory-limit), or lower memory (--memory)"));
+    }
+    let memory = Memory::new(budget, Some(Allocations { now: || ALLOCATED.allocated(), limit }));
+    memory.watch();
+    Ok(memory)
+}
 
 /// The share of the machine's memory that queries get when nobody says more.
 const SHARE_PERCENT: u64 = 60;

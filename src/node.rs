@@ -13,7 +13,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::execution::memory_pool::MemoryPool;
 use skep_catalog::{Catalog, OpenOptions};
 use skep_cluster::blocks::{NamespaceService, RemotePeers};
 use skep_cluster::exchange::Channels;
@@ -24,6 +23,7 @@ use skep_common::{Error, NodeId, Result, clock};
 use skep_coordinator::lanes::{self, DurableService, Lanes};
 use skep_coordinator::{Coordinator, StoreLocator};
 use skep_engine::codec::Codec;
+use skep_engine::memory::Memory;
 use skep_engine::{Environment, Locate, Nowhere, runtime};
 use skep_metadb::{Location, MetaDb};
 use skep_store::keep::Keeper;
@@ -93,7 +93,7 @@ pub(crate) struct CoordinatorOptions {
     pub(crate) channel: ChannelConfig,
     pub(crate) membership: skep_cluster::membership::Config,
     pub(crate) shared_paths: Vec<PathBuf>,
-    pub(crate) memory: Arc<dyn MemoryPool>,
+    pub(crate) memory: Memory,
     /// How blocks are kept.
     pub(crate) store: skep_store::Config,
     /// Reads blocks of workers in the same process without a network.
@@ -163,7 +163,7 @@ impl CoordinatorNode {
             clock: Arc::clone(&clock),
         })?;
         let stores = Stores::new().with_skep(store.clone());
-        let runtime = runtime::build(options.memory, &folder.join("spill"), &stores)?;
+        let runtime = runtime::build(&options.memory, &folder.join("spill"), &stores)?;
         let mut shared_paths = options.shared_paths;
         let data_path = catalog.data_path().to_owned();
         let managed_here = !data_path.contains("://") || data_path.starts_with("file://");
@@ -182,6 +182,7 @@ impl CoordinatorNode {
         let own_tasks = Tasks::new(tasks::Options {
             node: node.clone(),
             runtime: Arc::clone(&runtime),
+            memory: options.memory.clone(),
             channels: channels.clone(),
             codec: Codec::new(),
             prepare: Arc::new(skep_engine::functions::register),
@@ -194,6 +195,7 @@ impl CoordinatorNode {
             coordinator: options.url.clone(),
             scratch: folder.join("durable"),
             runtime: Arc::clone(&runtime),
+            memory: options.memory.clone(),
             channels: channels.clone(),
             codec: Codec::new(),
             prepare: Arc::new(skep_engine::functions::register),
@@ -215,8 +217,15 @@ impl CoordinatorNode {
         let own_durable = own_durable.start()?;
 
         let partitions = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let environment =
-            Environment { catalog, runtime, shared_paths, locate, facts: Arc::default(), partitions };
+        let environment = Environment {
+            catalog,
+            runtime,
+            memory: options.memory,
+            shared_paths,
+            locate,
+            facts: Arc::default(),
+            partitions,
+        };
         let coordinator = Coordinator::new(skep_coordinator::Config {
             environment,
             lanes,
@@ -378,7 +387,7 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
         channel: config.cluster.channel.clone(),
         membership: config.cluster.membership.clone(),
         shared_paths: own.shared_paths.clone(),
-        memory: runtime::memory(memory::budget(own.memory)),
+        memory: memory::of_process(own.memory, own.memory_limit)?,
         store: config.store.clone(),
         near: None,
         lanes: config.coordinator.lanes.clone(),
@@ -424,7 +433,7 @@ pub(crate) async fn worker(args: Role) -> Result<ExitCode> {
         secret,
         channel: config.cluster.channel,
         store: config.store,
-        memory: runtime::memory(memory::budget(own.memory)),
+        memory: memory::of_process(own.memory, own.memory_limit)?,
         join_timeout: JOIN_TIMEOUT,
         prepare: Arc::new(skep_engine::functions::register),
         durable: own.durable,

@@ -7,16 +7,22 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use datafusion::common::extensions_options;
-use datafusion::config::{ConfigExtension, ConfigOptions};
-use skep_common::{Error, Result};
+use datafusion::config::{ConfigExtension, ConfigOptions, ExtensionOptions};
+use datafusion::prelude::SessionConfig;
+use skep_common::{Error, QueryId, Result};
+use skep_engine::memory::Share;
 
 extensions_options! {
     /// What travels, as datafusion-distributed wants it: a set of named texts that fit HTTP headers.
     pub struct Travel {
         /// See [`pack`].
         pub options: String, default = String::new()
-        /// The id of the query, for logs.
+        /// The id of the statement.
         pub query: String, default = String::new()
+        /// Its resource group.
+        pub group: String, default = String::new()
+        /// Percent of a node's memory that it may take there.
+        pub memory_percent: u64, default = 100
     }
 }
 
@@ -24,13 +30,46 @@ impl ConfigExtension for Travel {
     const PREFIX: &'static str = "skep_travel";
 }
 
-/// The name that [`Travel::options`] travels under.
-pub const TRAVEL_OPTIONS: &str = "skep_travel.options";
+impl Travel {
+    /// What the plans of statement `query` take along from its session.
+    pub fn of(config: &SessionConfig, query: QueryId) -> Self {
+        let mut travel =
+            Self { options: pack(config.options()), query: query.to_string(), ..Self::default() };
+        if let Some(share) = config.get_extension::<Share>() {
+            travel.group.clone_from(&share.group);
+            travel.memory_percent = share.percent.into();
+        }
+        travel
+    }
+
+    /// What arrived among other pairs of names and values, as [`ConfigOptions::entries`] lists them: our names without a prefix.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`](skep_common::Kind::Internal) for values of another version.
+    pub fn from_pairs<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Self> {
+        let mut travel = Self::default();
+        let names = travel.entries();
+        for (key, value) in pairs {
+            if names.iter().any(|name| name.key == key) {
+                ExtensionOptions::set(&mut travel, key, value).map_err(|e| {
+                    Error::internal("the settings that came with the plan are not readable").source(e)
+                })?;
+            }
+        }
+        Ok(travel)
+    }
+
+    /// What the statement may take of a node's memory.
+    pub fn share(&self) -> Share {
+        let percent = u8::try_from(self.memory_percent).unwrap_or(100);
+        Share { group: self.group.clone(), percent }
+    }
+}
 
 const PREFIX: &str = "datafusion.execution.";
 
 /// The execution settings of `config` that differ from the defaults, as ASCII text.
-pub fn pack(config: &ConfigOptions) -> String {
+fn pack(config: &ConfigOptions) -> String {
     let entries = |config: &ConfigOptions| -> BTreeMap<String, Option<String>> {
         let all = config.entries().into_iter().filter(|entry| entry.key.starts_with(PREFIX));
         all.map(|entry| (entry.key, entry.value)).collect()
@@ -79,6 +118,8 @@ pub fn unpack(text: &str, config: &mut ConfigOptions) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -95,5 +136,21 @@ mod tests {
         assert_eq!(there.execution.batch_size.get(), 17);
         assert_eq!(there.execution.time_zone.as_deref(), Some("Europe/K\u{f8}benhavn"));
         assert!(unpack("nonsense", &mut there).is_err());
+    }
+
+    #[test]
+    fn what_travels_is_found_among_other_settings() {
+        let mut config = SessionConfig::new().with_batch_size(17);
+        config.set_extension(Arc::new(Share { group: "etl".to_owned(), percent: 7 }));
+        let query = QueryId::generate();
+        let config = SessionConfig::new().with_option_extension(Travel::of(&config, query));
+        let entries = config.options().entries();
+        let pairs = entries.iter().filter_map(|entry| Some((entry.key.as_str(), entry.value.as_deref()?)));
+        let travel = Travel::from_pairs(pairs).unwrap();
+        assert_eq!(travel.share(), Share { group: "etl".to_owned(), percent: 7 });
+        assert_eq!(travel.query, query.to_string());
+        let mut there = ConfigOptions::default();
+        unpack(&travel.options, &mut there).unwrap();
+        assert_eq!(there.execution.batch_size.get(), 17);
     }
 }

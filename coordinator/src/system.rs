@@ -8,7 +8,6 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use datafusion::execution::memory_pool::MemoryLimit;
 use skep_common::{ByteSize, Error, Result};
 
 use crate::admission::Line;
@@ -131,10 +130,7 @@ fn groups_schema() -> SchemaRef {
 
 fn groups_rows(shared: &Shared, schema: &SchemaRef) -> datafusion::error::Result<RecordBatch> {
     let all = shared.admission.lines();
-    let budget = match shared.environment.runtime.memory_pool.memory_limit() {
-        MemoryLimit::Finite(bytes) => Some(bytes as u64),
-        _ => None,
-    };
+    let budget = shared.environment.memory.budget();
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let count = |of: &dyn Fn(&Line) -> Option<u64>| -> ArrayRef {
         Arc::new(all.iter().map(of).collect::<UInt64Array>())

@@ -12,6 +12,7 @@ use object_store::path::Path;
 use skep_catalog::Catalog;
 use skep_common::{NodeId, Result};
 
+use crate::memory::Memory;
 use crate::scan::FactsCache;
 
 /// Knows which nodes hold a file.
@@ -42,6 +43,8 @@ pub struct Environment {
     pub catalog: Catalog,
     /// The memory budget, the spill disk, and the stores by URL.
     pub runtime: Arc<RuntimeEnv>,
+    /// The same budget, by statement.
+    pub memory: Memory,
     /// Folders that all nodes see under the same path.
     pub shared_paths: Vec<PathBuf>,
     /// Where replicas lie.

@@ -4,26 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use skep_common::{ByteSize, Error, Result};
+use skep_common::{Error, Result};
 use skep_store::Stores;
 
-/// Consumers that an error about spent memory names.
-const NAMED_CONSUMERS: std::num::NonZeroUsize = std::num::NonZeroUsize::MIN.saturating_add(2);
+use crate::memory::{Memory, QueryPool, Share};
 
-/// A budget that the operators of every lane in the process share: those that can spill get fair shares of it.
-pub fn memory(budget: ByteSize) -> Arc<dyn MemoryPool> {
-    Arc::new(TrackConsumersPool::new(FairSpillPool::new(budget.as_usize()), NAMED_CONSUMERS))
-}
-
-/// The environment of plans: `memory`, spill files under `spill`, and every store.
+/// The environment of plans: the pool of `memory`, spill files under `spill`, and every store.
 ///
 /// What an earlier process left under `spill` is deleted.
 ///
 /// # Errors
 /// [`Kind::Invalid`](skep_common::Kind::Invalid) if the folder cannot be used.
-pub fn build(memory: Arc<dyn MemoryPool>, spill: &Path, stores: &Stores) -> Result<Arc<RuntimeEnv>> {
+pub fn build(memory: &Memory, spill: &Path, stores: &Stores) -> Result<Arc<RuntimeEnv>> {
     let unusable = |e: Box<dyn std::error::Error + Send + Sync>| {
         Error::invalid(format!("cannot keep spill files in '{}'", spill.display()))
             .hint("name a data folder that this user may write")
@@ -37,7 +30,7 @@ pub fn build(memory: Arc<dyn MemoryPool>, spill: &Path, stores: &Stores) -> Resu
     let disk =
         DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill.to_path_buf()]));
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(memory)
+        .with_memory_pool(memory.pool())
         .with_disk_manager_builder(disk)
         .build()
         .map_err(|e| unusable(e.into()))?;
@@ -45,4 +38,16 @@ pub fn build(memory: Arc<dyn MemoryPool>, spill: &Path, stores: &Stores) -> Resu
         runtime.register_object_store(&root, store);
     }
     Ok(Arc::new(runtime))
+}
+
+/// `all` with the memory of one statement.
+pub fn of_statement(
+    all: &Arc<RuntimeEnv>,
+    memory: &Memory,
+    id: &str,
+    share: &Share,
+) -> (Arc<RuntimeEnv>, Arc<QueryPool>) {
+    let pool = memory.query(id, share);
+    let runtime = RuntimeEnv { memory_pool: Arc::clone(&pool) as _, ..RuntimeEnv::clone(all) };
+    (Arc::new(runtime), pool)
 }

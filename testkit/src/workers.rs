@@ -16,6 +16,7 @@ use skep_cluster::{ChannelConfig, Secret};
 use skep_common::{Error, NodeId, QueryId, Result};
 use skep_coordinator::lanes::{Config, DurableService, Job, Lane, Lanes};
 use skep_engine::codec::Codec;
+use skep_engine::memory::Memory;
 use skep_engine::write::WriteTarget;
 use skep_store::{NodeInfo, Nodes};
 use skep_worker::durable::{self, DurableConfig};
@@ -80,9 +81,11 @@ impl Worker {
         let functions = functions.clone();
         let prepare: Prepare = Arc::new(move |builder| with_functions(builder, &functions));
         let environment = environment()?;
+        let memory = Memory::over(Arc::clone(&environment.memory_pool), None);
         let tasks = Tasks::new(Options {
             node: id.clone(),
             runtime: Arc::clone(&environment),
+            memory: memory.clone(),
             channels: Channels::new(secret.clone(), channel.clone()),
             codec: Codec::new(),
             prepare: Arc::clone(&prepare),
@@ -94,6 +97,7 @@ impl Worker {
             coordinator: coordinator.clone(),
             scratch: scratch.path().join("durable"),
             runtime: environment,
+            memory,
             channels: Channels::new(secret.clone(), channel.clone()),
             codec: Codec::new(),
             prepare,

@@ -32,6 +32,7 @@ use skep_cluster::proto::exchange::fetch_request::Kind as RequestKind;
 use skep_cluster::proto::exchange::{End, FetchReply, FetchRequest, Open, open};
 use skep_common::task::{Task, panic_text, spawn};
 use skep_common::{Error, Kind, NodeId, Result};
+use skep_engine::memory::QueryPool;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -111,11 +112,12 @@ impl Exchange for Producer {
         let count = request.target_partition_end.saturating_sub(start);
         let places = self.places.enter(count, &self.node)?;
         let opening = AssertUnwindSafe(self.worker.execute_task(request)).catch_unwind().await;
-        let (streams, _) = match opening {
+        let (streams, context) = match opening {
             Ok(opened) => opened.map_err(|e| blame(from_datafusion(&e), &who))?,
             Err(panic) => return Err(panicked(panic.as_ref(), &who).to_status()),
         };
 
+        let pool = context.session_config().get_extension::<QueryPool>();
         let (replies, outbound) = mpsc::channel(streams.len() + 1);
         let mut gates = Vec::with_capacity(streams.len());
         let mut tasks = Vec::with_capacity(streams.len() + 1);
@@ -126,6 +128,7 @@ impl Exchange for Producer {
                 stream,
                 gate: Arc::clone(&gate),
                 replies: replies.clone(),
+                pool: pool.clone(),
                 who: Arc::clone(&who),
                 running,
             };
@@ -251,6 +254,8 @@ struct Partition {
     stream: SendableRecordBatchStream,
     gate: Arc<Semaphore>,
     replies: mpsc::Sender<std::result::Result<FetchReply, Status>>,
+    /// The memory of the statement, which may end it.
+    pool: Option<Arc<QueryPool>>,
     who: Arc<String>,
     #[expect(dead_code, reason = "held for its drop")]
     running: Running,
@@ -258,7 +263,18 @@ struct Partition {
 
 impl Partition {
     async fn drive(mut self) {
-        let last = match AssertUnwindSafe(self.send_all()).catch_unwind().await {
+        let pool = self.pool.clone();
+        let starved = async {
+            match &pool {
+                Some(pool) => pool.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let sent = tokio::select! {
+            sent = AssertUnwindSafe(self.send_all()).catch_unwind() => sent,
+            error = starved => Ok(Err(error)),
+        };
+        let last = match sent {
             Ok(Ok(end)) => ReplyKind::End(end),
             Ok(Err(error)) => ReplyKind::Error(blame(error, &self.who).encode()),
             Err(panic) => ReplyKind::Error(panicked(panic.as_ref(), &self.who).encode()),

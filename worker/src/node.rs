@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::execution::memory_pool::MemoryPool;
 use skep_cluster::blocks::{RemoteNamespace, RemotePeers};
 use skep_cluster::exchange::Channels;
 use skep_cluster::membership::{Announcement, announce};
@@ -17,6 +16,7 @@ use skep_common::clock::Clock;
 use skep_common::task::{self, Task};
 use skep_common::{Error, NodeId, Result};
 use skep_engine::codec::Codec;
+use skep_engine::memory::Memory;
 use skep_store::{BlockServer, Disk, NamespaceClient, NodeInfo, Peers, SkepStore, Stores};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -49,7 +49,7 @@ pub struct Config {
     /// How blocks are kept.
     pub store: skep_store::Config,
     /// Memory for tasks, one budget for everything in the process.
-    pub memory: Arc<dyn MemoryPool>,
+    pub memory: Memory,
     /// How long to try to reach the coordinator at the start.
     pub join_timeout: Duration,
     /// Adds to the session of every task.
@@ -98,11 +98,12 @@ impl Worker {
             clock: Arc::clone(&config.clock),
         })?;
         let stores = Stores::new().with_skep(store);
-        let runtime = skep_engine::runtime::build(config.memory, &config.data.join("spill"), &stores)?;
+        let runtime = skep_engine::runtime::build(&config.memory, &config.data.join("spill"), &stores)?;
         let channels = Channels::new(config.secret.clone(), config.channel.clone());
         let tasks = Tasks::new(Options {
             node: node.clone(),
             runtime: Arc::clone(&runtime),
+            memory: config.memory.clone(),
             channels: channels.clone(),
             codec: Codec::new(),
             prepare: Arc::clone(&config.prepare),
@@ -114,6 +115,7 @@ impl Worker {
             coordinator: config.coordinator.clone(),
             scratch: config.data.join("durable"),
             runtime,
+            memory: config.memory,
             channels,
             codec: Codec::new(),
             prepare: config.prepare,

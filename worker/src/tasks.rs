@@ -17,6 +17,8 @@ use skep_cluster::proto::exchange::exchange_server::ExchangeServer;
 use skep_cluster::settings::{Travel, unpack};
 use skep_common::NodeId;
 use skep_engine::codec::Codec;
+use skep_engine::memory::Memory;
+use skep_engine::runtime;
 use skep_engine::write::TaskIdentity;
 use tonic::service::RoutesBuilder;
 
@@ -29,8 +31,10 @@ pub type Prepare = Arc<dyn Fn(SessionStateBuilder) -> SessionStateBuilder + Send
 pub struct Options {
     /// The worker, as errors name it.
     pub node: NodeId,
-    /// Memory, disk and stores, shared by all tasks of the process.
+    /// Disk and stores, shared by all tasks of the process.
     pub runtime: Arc<RuntimeEnv>,
+    /// The memory of the process.
+    pub memory: Memory,
     /// Connections to other workers.
     pub channels: Channels,
     /// Our plan nodes. The same on every node of a cluster.
@@ -52,10 +56,11 @@ pub struct Tasks {
 impl Tasks {
     /// Ready to be served.
     pub fn new(options: Options) -> Self {
-        let Options { node, runtime, channels, codec, prepare, partitions_max } = options;
+        let Options { node, runtime, memory, channels, codec, prepare, partitions_max } = options;
+        let all = Arc::clone(&runtime);
         let build = move |context: WorkerQueryContext| {
-            let (channels, codec, prepare) = (channels.clone(), codec.clone(), Arc::clone(&prepare));
-            async move { session(context, channels, codec, &prepare) }
+            let built = session(context, &all, &memory, channels.clone(), codec.clone(), &prepare);
+            std::future::ready(built)
         };
         let version = concat!("skep ", env!("CARGO_PKG_VERSION"));
         let worker = Worker::from_session_builder(build).with_runtime_env(runtime).with_version(version);
@@ -85,6 +90,8 @@ impl Tasks {
 
 fn session(
     context: WorkerQueryContext,
+    runtime: &Arc<RuntimeEnv>,
+    memory: &Memory,
     channels: Channels,
     codec: Codec,
     prepare: &Prepare,
@@ -93,11 +100,17 @@ fn session(
     let mut builder = builder.with_distributed_option_extension_from_headers::<Travel>(&headers)?;
     let config = builder.config().get_or_insert_default();
     let options = config.options_mut();
-    let travelled = options.extensions.get::<Travel>().map(|t| t.options.clone()).unwrap_or_default();
-    unpack(&travelled, options).map_err(to_datafusion)?;
+    let travel = options.extensions.get::<Travel>().cloned().unwrap_or_default();
+    unpack(&travel.options, options).map_err(to_datafusion)?;
     if let Some(task) = config.get_extension::<DistributedTaskContext>() {
         config.set_extension(Arc::new(TaskIdentity { index: task.task_index, count: task.task_count }));
     }
-    let builder = builder.with_distributed_channel_resolver(channels).with_distributed_user_codec(codec);
+    let (runtime, pool) = runtime::of_statement(runtime, memory, &travel.query, &travel.share());
+    // Whoever sends the task's rows ends them when the statement has to end.
+    config.set_extension(pool);
+    let builder = builder
+        .with_runtime_env(runtime)
+        .with_distributed_channel_resolver(channels)
+        .with_distributed_user_codec(codec);
     Ok(prepare(builder).build())
 }

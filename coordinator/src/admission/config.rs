@@ -28,7 +28,7 @@ pub struct Group {
     pub run_timeout: Option<Duration>,
     /// Bytes that a plan may have to read, as planned. Absent: any number.
     pub scan_bytes_max: Option<ByteSize>,
-    /// Percent of the coordinator's memory budget that one statement may take there. 1 to 100.
+    /// Percent of the memory budget of each node that one statement may take there. 1 to 100.
     pub memory_percent: u8,
 }
 

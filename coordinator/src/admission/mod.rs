@@ -11,10 +11,12 @@
 //! - A statement that would scan too much is refused before it runs.
 //!
 //! # Not guaranteed
-//! Fairness between groups: each has its own line. Shares of memory on workers, whose tasks have the budget of the worker.
+//! Fairness between groups: each has its own line.
+//!
+//! # Not here
+//! Keeping statements to their share of memory ([`skep_engine::memory`]).
 
 mod config;
-mod memory;
 mod state;
 
 use std::collections::HashMap;
@@ -27,7 +29,6 @@ use tokio::sync::oneshot;
 
 pub use config::{DEFAULT, Group, Groups};
 
-pub(crate) use memory::QueryPool;
 pub(crate) use state::Line;
 
 use state::{Answer, State};

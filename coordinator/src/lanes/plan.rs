@@ -11,7 +11,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_distributed::{DistributedConfig, DistributedExec, DistributedExt, SessionStateBuilderExt};
 use skep_cluster::failure::from_datafusion;
-use skep_cluster::settings::{Travel, pack};
+use skep_cluster::settings::Travel;
 use skep_common::{ByteSize, Error, Result};
 use skep_engine::write::{Spread, WriteTarget, plan_write, scanned_bytes};
 use skep_store::NodeInfo;
@@ -187,9 +187,7 @@ fn staging_state(
     ran: &Ran,
     metrics: bool,
 ) -> datafusion::error::Result<SessionState> {
-    let mut travel = Travel::default();
-    travel.options = pack(parallel.config().options());
-    travel.query = job.query.to_string();
+    let travel = Travel::of(parallel.config(), job.query);
     let shared = Workers(Arc::new(workers.clone()));
     let router = Router { workers: shared.clone(), own: inner.own.clone(), ran: ran.clone() };
     let mut builder = SessionStateBuilder::new_from_existing(parallel)

@@ -1,9 +1,10 @@
 //! What one query has measured so far.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use skep_engine::memory::QueryPool;
 
 use super::sight::Sight;
 use super::state::Query;
@@ -19,8 +20,8 @@ pub(crate) struct Meter {
     reads: AtomicBool,
     rows: AtomicU64,
     bytes: AtomicU64,
-    /// Most memory held at a time.
-    most: AtomicUsize,
+    /// The memory of all its plans in the coordinator.
+    memory: OnceLock<Arc<QueryPool>>,
     plans: Mutex<Plans>,
 }
 
@@ -57,14 +58,19 @@ impl Meter {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Its operators hold so much memory.
-    pub(crate) fn held(&self, bytes: usize) {
-        self.most.fetch_max(bytes, Ordering::Relaxed);
+    /// The memory of its plans: the first that is offered.
+    pub(crate) fn memory(&self, pool: &Arc<QueryPool>) {
+        self.memory.get_or_init(|| Arc::clone(pool));
+    }
+
+    /// The memory of its plans, once one was about to run.
+    pub(crate) fn pool(&self) -> Option<&Arc<QueryPool>> {
+        self.memory.get()
     }
 
     /// Most memory that its operators held at a time, if they held any.
     pub(crate) fn most(&self) -> Option<u64> {
-        Some(self.most.load(Ordering::Relaxed) as u64).filter(|most| *most > 0)
+        self.pool().map(|pool| pool.most() as u64).filter(|most| *most > 0)
     }
 
     /// The statement runs several plans one after the other, as one that changes rows does.

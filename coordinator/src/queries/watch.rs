@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_plan::{RecordBatchStream, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use skep_common::{Error, QueryId, Result};
 use skep_engine::error::from_ref;
+use skep_engine::memory::QueryPool;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use super::Queries;
 use super::meter::Meter;
 use super::sight::Sight;
 use super::state::{End, State};
-use crate::admission::{Admission, Group, Permit, QueryPool};
+use crate::admission::{Admission, Group, Permit};
 use crate::lanes::Ran;
 use crate::session::{Outcome, Rows};
 
@@ -43,8 +43,6 @@ pub(crate) struct Watch {
     /// When it has run for too long, and why; known from its turn on.
     limit: OnceLock<(Instant, Error)>,
     limited: Notify,
-    /// The memory of all its plans.
-    pool: OnceLock<Arc<dyn MemoryPool>>,
 }
 
 impl Watch {
@@ -65,7 +63,6 @@ impl Watch {
             permit: Mutex::default(),
             limit: OnceLock::new(),
             limited: Notify::new(),
-            pool: OnceLock::new(),
         }
     }
 
@@ -116,13 +113,26 @@ impl Watch {
         Ok(())
     }
 
-    /// The memory of its plans, of which it may have what the group says.
-    pub(crate) fn memory(&self, all: &Arc<dyn MemoryPool>, name: &str, group: &Group) -> Arc<dyn MemoryPool> {
-        let pool = self.pool.get_or_init(|| {
-            let meter = Arc::clone(&self.meter);
-            Arc::new(QueryPool::new(Arc::clone(all), name, group.memory_percent, meter))
-        });
-        Arc::clone(pool)
+    /// The memory of its plans in the coordinator.
+    pub(crate) fn memory(&self, pool: &Arc<QueryPool>) {
+        self.meter.memory(pool);
+        self.limited.notify_waiters();
+    }
+
+    /// Waits until the process had no memory left for it. A commit that has begun is waited for instead.
+    async fn starved(&self) -> Error {
+        let pool = loop {
+            let limited = self.limited.notified();
+            if let Some(pool) = self.meter.pool() {
+                break pool;
+            }
+            limited.await;
+        };
+        let error = pool.ended().await;
+        if self.queries.commits(self.id) {
+            std::future::pending().await
+        }
+        error
     }
 
     /// Waits until it has run for too long. A commit that has begun is waited for instead.
@@ -151,6 +161,7 @@ impl Watch {
         tokio::select! {
             () = self.stop.cancelled() => {}
             error = self.overran() => return error,
+            error = self.starved() => return error,
             () = self.outer.cancelled() => {
                 if self.queries.kill_now(self.id, CANCELLED).is_err() {
                     self.stop.cancelled().await;

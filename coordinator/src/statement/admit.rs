@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::execution::SessionStateBuilder;
-use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
 use skep_common::{ByteSize, Error, Result};
 use skep_engine::error::from_datafusion;
+use skep_engine::memory::Share;
 use skep_engine::names::INFORMATION_SCHEMA;
+use skep_engine::runtime;
 use skep_engine::write::scanned_bytes;
 
 use super::Run;
@@ -34,14 +35,16 @@ impl Run {
             self.watch.turn(&self.shared.admission, name, &group).await?;
         }
         let all = &self.shared.environment.runtime;
-        let runtime = RuntimeEnv {
-            memory_pool: self.watch.memory(&all.memory_pool, name, &group),
-            ..RuntimeEnv::clone(all)
-        };
+        let memory = &self.shared.environment.memory;
+        let share = Share { group: name.to_owned(), percent: group.memory_percent };
+        let (runtime, pool) = runtime::of_statement(all, memory, &self.query.to_string(), &share);
+        self.watch.memory(&pool);
         let sight = Arc::<Sight>::default();
-        let mut builder =
-            SessionStateBuilder::new_from_existing(job.state).with_runtime_env(Arc::new(runtime));
-        builder.config().get_or_insert_default().set_extension(Arc::clone(&sight.arrivals));
+        let mut builder = SessionStateBuilder::new_from_existing(job.state).with_runtime_env(runtime);
+        let config = builder.config().get_or_insert_default();
+        config.set_extension(Arc::clone(&sight.arrivals));
+        // The workers keep to it too.
+        config.set_extension(Arc::new(share));
         job.state = builder.with_physical_optimizer_rule(Arc::new(Observe(Arc::clone(&sight)))).build();
         Ok((job, sight))
     }

@@ -44,6 +44,7 @@ impl Fixture {
         let environment = Environment {
             catalog,
             runtime: Arc::new(RuntimeEnv::default()),
+            memory: skep_engine::memory::Memory::default(),
             shared_paths: vec![folder.path().join("data")],
             locate: Arc::new(Nowhere),
             facts: Arc::default(),

@@ -8,6 +8,7 @@ use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, MemoryRes
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use skep_engine::memory::Memory;
 use skep_engine::runtime;
 use skep_engine::settings::Settings;
 use skep_store::Stores;
@@ -70,8 +71,8 @@ async fn a_grouping_with_little_memory_ends() {
     let folder = tempfile::tempdir().unwrap();
     let mut spilled = 0;
     for attempt in 0..ATTEMPTS {
-        let memory = Arc::new(FirstCome(GreedyMemoryPool::new(4 << 20)));
-        let runtime = runtime::build(memory, &folder.path().join("spill"), &Stores::new()).unwrap();
+        let memory = Memory::over(Arc::new(FirstCome(GreedyMemoryPool::new(4 << 20))), None);
+        let runtime = runtime::build(&memory, &folder.path().join("spill"), &Stores::new()).unwrap();
         let mut settings = Settings::default();
         settings.set("skep.batch_size", Some("64")).unwrap();
         let config = settings.apply(SessionConfig::new().with_target_partitions(2));

@@ -209,12 +209,14 @@ async fn settings_travel() {
     cluster.table("t", folder.path()).await.unwrap();
     cluster.context.sql("SET datafusion.execution.time_zone = '+05:00'").await.unwrap();
     cluster.context.sql("SET datafusion.execution.batch_size = 123").await.unwrap();
-    run(&cluster, "SELECT probe(n) FROM t", Lane::Pipelined).await.unwrap();
-    let seen = seen.lock().unwrap().clone();
-    assert!(!seen.is_empty());
-    for (zone, batch, rows) in seen {
-        assert_eq!((zone.as_deref(), batch), (Some("+05:00"), 123));
-        assert!(rows <= 123);
+    for lane in [Lane::Pipelined, Lane::Durable] {
+        run(&cluster, "SELECT probe(n) FROM t", lane).await.unwrap();
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        assert!(!seen.is_empty());
+        for (zone, batch, rows) in seen {
+            assert_eq!((zone.as_deref(), batch), (Some("+05:00"), 123), "{lane:?}");
+            assert!(rows <= 123, "{lane:?}");
+        }
     }
 }
 

@@ -259,9 +259,9 @@ async fn plans_with_wrong_rows_are_refused() {
 async fn a_join_larger_than_memory_ends() {
     let cluster = Cluster::start(0, Vec::new()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let memory = skep_engine::runtime::memory(skep_common::ByteSize::mib(40));
+    let memory = skep_engine::memory::Memory::new(skep_common::ByteSize::mib(40), None);
     let stores = skep_store::Stores::new();
-    let runtime = skep_engine::runtime::build(memory, &folder.path().join("spill"), &stores).unwrap();
+    let runtime = skep_engine::runtime::build(&memory, &folder.path().join("spill"), &stores).unwrap();
     let mut settings = skep_engine::settings::Settings::default();
     settings.set("datafusion.execution.sort_spill_reservation_bytes", Some("1048576")).unwrap();
     let config = settings.apply(SessionConfig::new().with_target_partitions(2));

@@ -21,6 +21,7 @@ mod lanes_hazards;
 mod lanes_rows;
 mod lanes_write;
 mod loads;
+mod memory;
 mod partitions;
 mod postgres;
 mod process;

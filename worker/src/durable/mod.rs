@@ -32,6 +32,7 @@ use skep_common::clock::Clock;
 use skep_common::task::{self, Task};
 use skep_common::{Error, NodeId, Result};
 use skep_engine::codec::Codec;
+use skep_engine::memory::Memory;
 use tonic::service::RoutesBuilder;
 use url::Url;
 use uuid::Uuid;
@@ -75,8 +76,10 @@ pub struct Options {
     pub coordinator: Url,
     /// The folder of outputs. It is emptied.
     pub scratch: PathBuf,
-    /// Memory, disk and stores, shared by all tasks of the process.
+    /// Disk and stores, shared by all tasks of the process.
     pub runtime: Arc<RuntimeEnv>,
+    /// The memory of the process.
+    pub memory: Memory,
     /// Connections to other nodes.
     pub channels: Channels,
     /// Our plan nodes. The same on every node of a cluster.

@@ -27,9 +27,11 @@ use datafusion_proto::protobuf::PhysicalPlanNode;
 use futures::stream::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use skep_cluster::failure::to_datafusion;
-use skep_cluster::settings::{TRAVEL_OPTIONS, unpack};
+use skep_cluster::settings::{Travel, unpack};
 use skep_common::Error;
 use skep_engine::guard::guard;
+use skep_engine::memory::QueryPool;
+use skep_engine::runtime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +69,7 @@ async fn write(
     file: u32,
     watch: Watch,
 ) -> Result<Vec<ShuffleWritePartition>> {
-    let context = context(options, &task)?;
+    let (context, pool) = context(options, &task)?;
     let planned = PhysicalPlanNode::try_decode(&task.plan)
         .map_err(|e| to_datafusion(Error::internal("the plan of a task cannot be decoded").source(e)))?
         .try_into_physical_plan(&context, codec)?;
@@ -81,7 +83,12 @@ async fn write(
         outputs.spawn(async move { guard(stream).try_collect::<Vec<_>>().await });
     }
     let mut written = Vec::new();
-    while let Some(ended) = outputs.join_next().await {
+    loop {
+        let ended = tokio::select! {
+            ended = outputs.join_next() => ended,
+            error = pool.ended() => return Err(to_datafusion(error)),
+        };
+        let Some(ended) = ended else { break };
         let batches = ended.map_err(|e| internal_datafusion_err!("a writer ended early: {e}"))??;
         for batch in &batches {
             written.extend(summaries(batch, sorted)?);
@@ -92,15 +99,16 @@ async fn write(
     Ok(written)
 }
 
-fn context(options: &Options, task: &TaskDefinition) -> Result<Arc<TaskContext>> {
+fn context(options: &Options, task: &TaskDefinition) -> Result<(Arc<TaskContext>, Arc<QueryPool>)> {
     let mut config = SessionConfig::new().with_option_extension(BallistaConfig::default());
-    let travelled = task.props.iter().find(|pair| pair.key == TRAVEL_OPTIONS);
-    let travelled = travelled.and_then(|pair| pair.value.as_deref()).unwrap_or_default();
-    unpack(travelled, config.options_mut()).map_err(to_datafusion)?;
-    let builder = SessionStateBuilder::new_with_default_features()
-        .with_config(config)
-        .with_runtime_env(Arc::clone(&options.runtime));
-    Ok((options.prepare)(builder).build().task_ctx())
+    let pairs = task.props.iter().filter_map(|pair| Some((pair.key.as_str(), pair.value.as_deref()?)));
+    let travel = Travel::from_pairs(pairs).map_err(to_datafusion)?;
+    unpack(&travel.options, config.options_mut()).map_err(to_datafusion)?;
+    let (runtime, pool) =
+        runtime::of_statement(&options.runtime, &options.memory, &travel.query, &travel.share());
+    let builder =
+        SessionStateBuilder::new_with_default_features().with_config(config).with_runtime_env(runtime);
+    Ok(((options.prepare)(builder).build().task_ctx(), pool))
 }
 
 /// The plan with our reader below, and its writer on top ready for this run of the task.

@@ -23,7 +23,7 @@ use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use skep_cluster::failure::from_datafusion;
-use skep_cluster::settings::{Travel, pack};
+use skep_cluster::settings::Travel;
 use skep_common::Result;
 use skep_engine::Replicas;
 use skep_engine::write::{Spread, WriteExec, WriteTarget, plan_write};
@@ -87,9 +87,6 @@ fn durable_state(job: &Job, slots: usize) -> SessionState {
     let mut rules: Vec<_> = vec![Arc::new(SplitScans) as _];
     rules.extend(job.state.physical_optimizers().iter().map(Arc::clone));
     let config = builder.config().get_or_insert_default();
-    let mut travel = Travel::default();
-    travel.options = pack(config.options());
-    travel.query = job.query.to_string();
     // Joins that spill, filters that are not passed between stages, subqueries as joins: what Ballista asks for.
     let mut durable = config
         .clone()
@@ -99,10 +96,10 @@ fn durable_state(job: &Job, slots: usize) -> SessionState {
         .set_bool("datafusion.optimizer.enable_physical_uncorrelated_scalar_subquery", false)
         .set_bool("datafusion.optimizer.enable_dynamic_filter_pushdown", false)
         .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
-        .set_bool("datafusion.optimizer.enable_round_robin_repartition", false)
-        .with_option_extension(travel);
+        .set_bool("datafusion.optimizer.enable_round_robin_repartition", false);
     durable.options_mut().execution.target_partitions = config.target_partitions().max(slots).max(2);
-    *config = durable;
+    let travel = Travel::of(&durable, job.query);
+    *config = durable.with_option_extension(travel);
     builder.with_physical_optimizer_rules(rules).build()
 }
 
