@@ -75,6 +75,7 @@ impl Coordinator {
         let Config { environment, lanes, members, groups } = config;
         let root = DataRoot::parse(environment.catalog.data_path())?;
         let queries = Arc::new(Queries::new(environment.catalog.clone()));
+        members.tell(Arc::clone(&queries) as _);
         let environment = Arc::new(environment);
         Ok(Self(Arc::new(Shared {
             environment,

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod names;
 pub mod placement;
 pub mod planner;
+pub mod progress;
 mod provider;
 pub mod runtime;
 pub mod scan;
@@ -35,6 +36,7 @@ pub mod table;
 pub mod text;
 pub mod types;
 pub mod write;
+pub mod yielding;
 
 pub use environment::{Environment, Locate, Nowhere};
 pub use placement::{OnCoordinator, Replicas};

@@ -116,6 +116,13 @@ impl Memory {
         pool
     }
 
+    /// The statements that hold memory or held some, with the most at a time.
+    pub fn held(&self) -> Vec<(String, u64)> {
+        let queries = self.0.queries.lock();
+        let alive = queries.iter().filter_map(|(id, pool)| Some((id.clone(), pool.upgrade()?.most() as u64)));
+        alive.filter(|(_, most)| *most > 0).collect()
+    }
+
     /// Looks at what is allocated, as long as somebody holds this. Call it once in a process.
     pub fn watch(&self) {
         let Some(allocations) = self.0.allocations else { return };

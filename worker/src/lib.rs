@@ -16,6 +16,7 @@ pub mod durable;
 mod exchange;
 pub mod node;
 pub mod tasks;
+mod works;
 
 pub use blocks::Blocks;
 pub use durable::{Durable, DurableConfig};

@@ -150,6 +150,7 @@ impl Worker {
             },
             folder: std::path::absolute(&config.data).unwrap_or(config.data),
             free: Arc::new(move || free.free().unwrap_or(0)),
+            work: Arc::new(move || tasks.work()),
             secret: config.secret,
             channel: config.channel,
         };

@@ -13,6 +13,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion_distributed::{DistributedExt, DistributedTaskContext, Worker, WorkerQueryContext};
 use skep_cluster::exchange::Channels;
 use skep_cluster::failure::to_datafusion;
+use skep_cluster::membership::Work;
 use skep_cluster::proto::exchange::exchange_server::ExchangeServer;
 use skep_cluster::settings::{Travel, unpack};
 use skep_common::NodeId;
@@ -23,6 +24,7 @@ use skep_engine::write::TaskIdentity;
 use tonic::service::RoutesBuilder;
 
 use crate::exchange::{Places, Producer};
+use crate::works::{Noting, Works};
 
 /// Adds to the session of every task, such as functions that plans name.
 pub type Prepare = Arc<dyn Fn(SessionStateBuilder) -> SessionStateBuilder + Send + Sync>;
@@ -51,6 +53,7 @@ pub struct Tasks {
     worker: Worker,
     node: NodeId,
     open: Arc<Places>,
+    works: Works,
 }
 
 impl Tasks {
@@ -58,13 +61,15 @@ impl Tasks {
     pub fn new(options: Options) -> Self {
         let Options { node, runtime, memory, channels, codec, prepare, partitions_max } = options;
         let all = Arc::clone(&runtime);
+        let works = Works::new(memory.clone());
+        let noted = works.clone();
         let build = move |context: WorkerQueryContext| {
-            let built = session(context, &all, &memory, channels.clone(), codec.clone(), &prepare);
+            let built = session(context, &all, &memory, &noted, channels.clone(), codec.clone(), &prepare);
             std::future::ready(built)
         };
         let version = concat!("skep ", env!("CARGO_PKG_VERSION"));
         let worker = Worker::from_session_builder(build).with_runtime_env(runtime).with_version(version);
-        Self { worker, node, open: Arc::new(Places::new(partitions_max.get())) }
+        Self { worker, node, open: Arc::new(Places::new(partitions_max.get())), works }
     }
 
     /// Adds the services to a server. The server checks the secret, before every call.
@@ -75,6 +80,11 @@ impl Tasks {
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
         routes.add_service(server);
+    }
+
+    /// What statements do here.
+    pub fn work(&self) -> Vec<Work> {
+        self.works.report()
     }
 
     /// Partitions that are open for their consumers. None when all queries have ended or were cancelled.
@@ -92,6 +102,7 @@ fn session(
     context: WorkerQueryContext,
     runtime: &Arc<RuntimeEnv>,
     memory: &Memory,
+    works: &Works,
     channels: Channels,
     codec: Codec,
     prepare: &Prepare,
@@ -108,8 +119,10 @@ fn session(
     let (runtime, pool) = runtime::of_statement(runtime, memory, &travel.query, &travel.share());
     // Whoever sends the task's rows ends them when the statement has to end.
     config.set_extension(pool);
+    let noting = Noting { works: works.clone(), statement: travel.query };
     let builder = builder
         .with_runtime_env(runtime)
+        .with_distributed_worker_plan_rewrite_handler(noting)
         .with_distributed_channel_resolver(channels)
         .with_distributed_user_codec(codec);
     Ok(prepare(builder).build())

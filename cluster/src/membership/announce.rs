@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::proto::membership::membership_client::MembershipClient;
-use crate::proto::membership::{HeartbeatRequest, JoinRequest, LeaveRequest};
+use crate::proto::membership::{HeartbeatRequest, JoinRequest, LeaveRequest, Work};
 use crate::{AuthChannel, ChannelConfig, PROTOCOL_VERSION, Secret, connect};
 
 /// What a worker says of itself.
@@ -24,6 +24,8 @@ pub struct Announcement {
     pub folder: PathBuf,
     /// Bytes free for blocks, asked at each heartbeat.
     pub free: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What statements do there, asked at each heartbeat.
+    pub work: Arc<dyn Fn() -> Vec<Work> + Send + Sync>,
     /// The cluster secret.
     pub secret: Secret,
     /// How to connect.
@@ -33,6 +35,8 @@ pub struct Announcement {
 /// Longest pause between two tries to reach the coordinator.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Pause between heartbeats while there is work to tell of.
+const BUSY: Duration = Duration::from_millis(500);
 
 /// Joins, then runs `joined` after every join (block reports), then sends heartbeats; joins again when the coordinator
 /// forgot this worker. Ends when `stop` is cancelled, after leaving.
@@ -134,14 +138,18 @@ async fn stay(
     heartbeat: Duration,
     stop: &CancellationToken,
 ) -> bool {
+    let mut busy = false;
     loop {
-        if pause(heartbeat, stop).await {
+        if pause(if busy { heartbeat.min(BUSY) } else { heartbeat }, stop).await {
             return true;
         }
+        let work = (announcement.work)();
+        busy = !work.is_empty();
         let beat = client.heartbeat(HeartbeatRequest {
             node: announcement.node.id.to_string(),
             incarnation: incarnation.to_owned(),
             free_bytes: (announcement.free)(),
+            work,
         });
         match tokio::time::timeout(heartbeat.max(Duration::from_secs(1)), beat).await {
             Ok(Ok(_)) => {}

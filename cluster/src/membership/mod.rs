@@ -20,6 +20,7 @@ fn host() -> Option<String> {
     Some(id.trim().to_owned())
 }
 
+pub use crate::proto::membership::Work;
 pub use announce::{Announcement, announce};
-pub use service::{Members, MembershipService};
+pub use service::{Members, MembershipService, Workshop};
 pub use state::{Config, State};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use skep_common::clock::Clock;
@@ -16,7 +16,7 @@ use super::{Config, State};
 use crate::PROTOCOL_VERSION;
 use crate::proto::membership::membership_server::{Membership, MembershipServer};
 use crate::proto::membership::{
-    HeartbeatReply, HeartbeatRequest, JoinReply, JoinRequest, LeaveReply, LeaveRequest,
+    HeartbeatReply, HeartbeatRequest, JoinReply, JoinRequest, LeaveReply, LeaveRequest, Work,
 };
 
 /// The workers that are alive. Cheap to clone; clones are one view.
@@ -32,6 +32,14 @@ struct Inner {
     folders: Mutex<BTreeMap<NodeId, PathBuf>>,
     /// Counts joins and leaves, to wait on.
     changes: watch::Sender<u64>,
+    /// Hears what workers do.
+    workshop: OnceLock<Arc<dyn Workshop>>,
+}
+
+/// Hears what workers say of the statements that they work for.
+pub trait Workshop: std::fmt::Debug + Send + Sync {
+    /// `node` works for a statement.
+    fn works(&self, node: &NodeId, work: &Work);
 }
 
 impl Members {
@@ -43,12 +51,18 @@ impl Members {
             clock,
             folders: Mutex::default(),
             changes: watch::Sender::new(0),
+            workshop: OnceLock::new(),
         }))
     }
 
     /// Every known worker, also silent ones, with the time since it was heard of.
     pub fn all(&self) -> Vec<(NodeInfo, std::time::Duration)> {
         self.0.state.lock().all(self.0.clock.instant())
+    }
+
+    /// From now on `workshop` hears what workers do. The first that comes stays.
+    pub fn tell(&self, workshop: Arc<dyn Workshop>) {
+        self.0.workshop.get_or_init(|| workshop);
     }
 
     /// The settings in force.
@@ -165,6 +179,11 @@ impl Membership for MembershipService {
         let request = request.into_inner();
         let id = NodeId::new(request.node)?;
         self.0.heartbeat(&id, incarnation(&request.incarnation)?, request.free_bytes)?;
+        if let Some(workshop) = self.0.0.workshop.get() {
+            for work in &request.work {
+                workshop.works(&id, work);
+            }
+        }
         Ok(Response::new(HeartbeatReply {}))
     }
 

@@ -14,6 +14,7 @@ use skep_cluster::failure::from_datafusion;
 use skep_cluster::settings::Travel;
 use skep_common::{ByteSize, Error, Result};
 use skep_engine::write::{Spread, WriteTarget, plan_write, scanned_bytes};
+use skep_engine::yielding::yielding;
 use skep_store::NodeInfo;
 use url::{Host, Url};
 
@@ -58,6 +59,7 @@ fn with_write(
 pub(super) async fn whole(job: &Job) -> Result<Planned> {
     let plan = job.state.create_physical_plan(&job.logical).await.map_err(|e| from_datafusion(&e))?;
     let plan = with_write(plan, job.write.as_ref(), 1, partitions(&job.state), false)?;
+    let plan = yielding(plan).map_err(|e| from_datafusion(&e))?;
     Ok(Planned { plan, context: job.state.task_ctx() })
 }
 
@@ -150,7 +152,7 @@ pub(super) async fn staged(
         let plan =
             planner.create_physical_plan(&job.logical, &state).await.map_err(|e| from_datafusion(&e))?;
         if plan.is::<DistributedExec>() {
-            let plan = guard_stages(plan).map_err(|e| from_datafusion(&e))?;
+            let plan = guard_stages(plan).and_then(yielding).map_err(|e| from_datafusion(&e))?;
             validate(&plan)?;
             return Ok(Staging::Staged(Planned { plan, context: state.task_ctx() }));
         }

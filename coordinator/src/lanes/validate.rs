@@ -19,6 +19,7 @@ use datafusion::common::JoinType;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode, SortMergeJoinExec, SymmetricHashJoinExec,
@@ -164,6 +165,7 @@ fn wanted_below(plan: &Arc<dyn ExecutionPlan>, stage: Stage) -> Option<usize> {
         || plan.is::<SortPreservingMergeExec>()
         || plan.is::<SortExec>()
         || plan.is::<ProjectionExec>()
+        || plan.is::<CooperativeExec>()
         || plan.is::<RepartitionExec>();
     if one_to_one { fewer(own, stage.wanted) } else { None }
 }

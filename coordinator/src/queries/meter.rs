@@ -1,9 +1,12 @@
 //! What one query has measured so far.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use skep_cluster::membership::Work;
+use skep_common::NodeId;
 use skep_engine::memory::QueryPool;
 
 use super::sight::Sight;
@@ -20,9 +23,19 @@ pub(crate) struct Meter {
     reads: AtomicBool,
     rows: AtomicU64,
     bytes: AtomicU64,
+    /// What workers said of it.
+    workers: Mutex<BTreeMap<NodeId, Worked>>,
     /// The memory of all its plans in the coordinator.
     memory: OnceLock<Arc<QueryPool>>,
     plans: Mutex<Plans>,
+}
+
+/// What one worker did for a query.
+#[derive(Debug, Clone, Copy, Default)]
+struct Worked {
+    read: u64,
+    /// Most memory held at a time.
+    most: u64,
 }
 
 #[derive(Debug, Default)]
@@ -68,9 +81,19 @@ impl Meter {
         self.memory.get()
     }
 
-    /// Most memory that its operators held at a time, if they held any.
+    /// What a worker did for it so far.
+    pub(crate) fn works(&self, node: &NodeId, work: &Work) {
+        let mut workers = self.workers.lock();
+        let worked = workers.entry(node.clone()).or_default();
+        worked.read = worked.read.max(work.read_bytes);
+        worked.most = worked.most.max(work.memory_bytes);
+    }
+
+    /// Most memory that its operators held at a time on one node, if they held any.
     pub(crate) fn most(&self) -> Option<u64> {
-        self.pool().map(|pool| pool.most() as u64).filter(|most| *most > 0)
+        let here = self.pool().map_or(0, |pool| pool.most() as u64);
+        let there = self.workers.lock().values().map(|worked| worked.most).max();
+        Some(here.max(there.unwrap_or(0))).filter(|most| *most > 0)
     }
 
     /// The statement runs several plans one after the other, as one that changes rows does.
@@ -94,8 +117,8 @@ impl Meter {
         self.plans.lock().latest.clone()
     }
 
-    /// The share of the work that is done, as far as somebody knows: of the bytes that its plan scans in the coordinator, of the
-    /// stages of a durable one.
+    /// The share of the work that is done, as far as somebody knows: of the bytes that its plan scans, of the stages of a
+    /// durable one.
     fn progress(&self) -> Option<f64> {
         let mut plans = self.plans.lock();
         if plans.several {
@@ -105,8 +128,10 @@ impl Meter {
         let now = match ran.lane()? {
             Lane::Local => sight.scanned()?,
             Lane::Durable => ran.share()?,
-            // What pipelined tasks have read is known when they end.
-            Lane::Pipelined => return None,
+            Lane::Pipelined => {
+                let read: u64 = self.workers.lock().values().map(|worked| worked.read).sum();
+                sight.share(read as f64)?
+            }
         };
         plans.progress = plans.progress.max(now);
         Some(plans.progress)

@@ -30,7 +30,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use skep_catalog::Catalog;
-use skep_common::{Error, QueryId, Result, SessionId};
+use skep_cluster::membership::{Work, Workshop};
+use skep_common::{Error, NodeId, QueryId, Result, SessionId};
 use skep_metadb::MetaDb;
 use tokio_util::sync::CancellationToken;
 
@@ -206,6 +207,16 @@ impl Queries {
     /// The queries in memory, oldest first.
     pub(crate) fn entries(&self) -> Vec<Entry> {
         self.registry.lock().entries()
+    }
+}
+
+impl Workshop for Queries {
+    fn works(&self, node: &NodeId, work: &Work) {
+        // A worker of another version may name things in another way.
+        let Ok(id) = work.statement.parse() else { return };
+        if let Some(entry) = self.registry.lock().one(id) {
+            entry.meter.works(node, work);
+        }
     }
 }
 

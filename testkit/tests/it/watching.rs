@@ -403,6 +403,34 @@ async fn progress_goes_from_nothing_to_all() {
     assert_eq!(seen[0][1..3], ["NULL", "960"], "{seen:?}");
 }
 
+/// Workers say how far they are, and what memory they used.
+#[tokio::test]
+async fn pipelined_queries_have_progress_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = up(folder.path(), None);
+    let mut client = Client::connect(server.flight()).await.unwrap();
+    client.update("CREATE TABLE t (v BIGINT)").await.unwrap();
+    for file in 0..24 {
+        let rows = format!("INSERT INTO t SELECT value FROM generate_series({file}01, {file}40)");
+        client.update(&rows).await.unwrap();
+    }
+    client.update("SET skep.execution = 'pipelined'").await.unwrap();
+    let mut reader = client.clone();
+    let mut stream = reader
+        .stream("SELECT repeat('0123456789', 10000 + m % 2) AS wide FROM (SELECT v % 900 AS m, max(v) FROM t GROUP BY 1)")
+        .await
+        .unwrap();
+    stream.next().await.unwrap().unwrap();
+    let sql = "SELECT progress, memory_bytes, lane FROM system.queries WHERE statement LIKE '%AS wide%' \
+               AND statement NOT LIKE '%system.queries%'";
+    let seen = until(&mut client, sql, |rows| rows[0][0] != "NULL" && rows[0][0] != "0.0").await;
+    assert_eq!(seen[0][2], "pipelined");
+    assert!((0.0..=1.0).contains(&seen[0][0].parse::<f64>().unwrap()), "{seen:?}");
+    until(&mut client, sql, |rows| rows[0][1].parse::<u64>().is_ok_and(|bytes| bytes > 0)).await;
+    let rest: Vec<_> = stream.try_collect().await.unwrap();
+    assert!(!rest.is_empty());
+}
+
 #[tokio::test]
 async fn stages_and_tasks_say_where_work_is_done() {
     let folder = tempfile::tempdir().unwrap();

@@ -32,6 +32,7 @@ use skep_common::Error;
 use skep_engine::guard::guard;
 use skep_engine::memory::QueryPool;
 use skep_engine::runtime;
+use skep_engine::yielding::yielding;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -126,7 +127,7 @@ fn writer(
             None => Transformed::no(node),
         })
     })?;
-    let plan = plan.data;
+    let plan = yielding(plan.data)?;
     let Some(&input) = plan.children().first() else {
         return internal_err!("the plan of a task has no input");
     };
