@@ -92,6 +92,6 @@ fn exit_code(kind: Kind) -> ExitCode {
         Kind::Invalid | Kind::NotFound | Kind::AlreadyExists | Kind::Unsupported | Kind::Corrupt => 2,
         Kind::Denied | Kind::Unavailable | Kind::Deadline => 3,
         Kind::Cancelled => 4,
-        Kind::Conflict | Kind::Exhausted | Kind::Internal => 1,
+        Kind::Conflict | Kind::Exhausted | Kind::NoSpace | Kind::Internal => 1,
     })
 }

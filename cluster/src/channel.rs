@@ -1,5 +1,6 @@
 //! Connections between nodes: bounded waiting, keepalives, the secret on every call.
 
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -36,6 +37,9 @@ pub struct ChannelConfig {
     /// Partitions of tasks that one node has open for other nodes at once, 1 to 1000000; more are refused. Each holds a few
     /// batches of rows.
     pub partitions_max: NonZeroUsize,
+    /// Address of this machine that connections to other nodes come from. Absent: the system chooses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
     /// Holds calls back, for drills. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay: Option<Delay>,
@@ -48,6 +52,7 @@ impl Default for ChannelConfig {
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
             partitions_max: PARTITIONS_MAX,
+            source: None,
             delay: None,
         }
     }
@@ -97,6 +102,7 @@ pub fn endpoint(url: &Url, config: &ChannelConfig) -> Result<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("http://{host}:{port}")).map_err(|e| wrong().source(e))?;
     Ok(endpoint
         .connect_timeout(config.connect_timeout)
+        .local_address(config.source)
         .http2_keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout)
         .keep_alive_while_idle(true)

@@ -50,6 +50,9 @@ pub fn node_of(executor: &str) -> &str {
     executor.split_once('#').map_or(executor, |(node, _)| node)
 }
 
+/// The port for calls of Ballista's that marks a worker whose outputs were given up: nobody calls it there.
+pub const GIVEN_UP: u16 = 1;
+
 fn life_of(executor: &str) -> &str {
     executor.split_once('#').map_or("", |(_, life)| life)
 }
@@ -77,6 +80,8 @@ pub struct Output {
     pub rows: u64,
     /// Bytes of it on disk.
     pub bytes: u64,
+    /// Whether the coordinator has given it up: there is no use in asking for it.
+    pub given_up: bool,
 }
 
 impl TryFrom<PartitionLocation> for Output {
@@ -90,6 +95,7 @@ impl TryFrom<PartitionLocation> for Output {
         let url = format!("http://{}:{}", executor.host, executor.port);
         Ok(Self {
             url: url.parse().map_err(|e| Error::internal(format!("'{url}' is no address")).source(e))?,
+            given_up: executor.grpc_port == u32::from(GIVEN_UP),
             executor: executor.id,
             job: partition.job_id,
             stage: partition.stage_id as usize,

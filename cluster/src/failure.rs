@@ -48,6 +48,22 @@ pub fn from_call(url: &Url, status: &tonic::Status) -> Error {
         .source(error)
 }
 
+/// What a failed call to the coordinator at `url` means: its own typed error, or that this node is cut off from it.
+pub fn from_coordinator(url: &Url, status: &tonic::Status) -> Error {
+    let error = Error::from_status(status);
+    if !status.details().is_empty() || error.kind() == Kind::Denied {
+        return error;
+    }
+    Error::unavailable(format!("{CUT_OFF}{url}")).source(error)
+}
+
+const CUT_OFF: &str = "cannot reach the coordinator at ";
+
+/// Whether `error` says that the node where it happened is cut off from the coordinator: another node may do better.
+pub fn is_cut_off(error: &Error) -> bool {
+    error.kind() == Kind::Unavailable && error.report().contains(CUT_OFF)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +92,8 @@ mod tests {
         let lost = from_call(&url, &tonic::Status::unknown("h2 protocol error"));
         assert_eq!(lost.kind(), Kind::Unavailable);
         assert!(lost.message().contains("127.0.0.1:7"));
+        let cut = from_coordinator(&url, &tonic::Status::unknown("h2 protocol error"));
+        assert!(is_cut_off(&cut.context("reading a file")) && !is_cut_off(&lost));
         let typed = from_call(&url, &Error::corrupt("bad block").to_status());
         assert_eq!(typed.kind(), Kind::Corrupt);
     }

@@ -26,8 +26,10 @@ pub enum Kind {
     Conflict,
     /// The caller did not prove who it is, or may not do this.
     Denied,
-    /// Memory, disk space or a limit is spent. Wait, or raise the setting the message names.
+    /// Memory or a limit is spent. Wait, or raise the setting the message names.
     Exhausted,
+    /// A disk is full. Make room on the node and in the folder that the message names; nothing of the statement was left there.
+    NoSpace,
     /// A node or service cannot be reached, or left. Retry.
     Unavailable,
     /// Somebody cancelled the work.
@@ -57,6 +59,7 @@ impl Kind {
             Kind::Conflict => "conflict",
             Kind::Denied => "denied",
             Kind::Exhausted => "exhausted",
+            Kind::NoSpace => "no_space",
             Kind::Unavailable => "unavailable",
             Kind::Cancelled => "cancelled",
             Kind::Deadline => "deadline",
@@ -74,6 +77,7 @@ impl Kind {
             Kind::Conflict => tonic::Code::Aborted,
             Kind::Denied => tonic::Code::Unauthenticated,
             Kind::Exhausted => tonic::Code::ResourceExhausted,
+            Kind::NoSpace => tonic::Code::ResourceExhausted,
             Kind::Unavailable => tonic::Code::Unavailable,
             Kind::Cancelled => tonic::Code::Cancelled,
             Kind::Deadline => tonic::Code::DeadlineExceeded,
@@ -174,7 +178,7 @@ impl Error {
 
     constructors! {
         invalid => Invalid, not_found => NotFound, already_exists => AlreadyExists, conflict => Conflict,
-        denied => Denied, exhausted => Exhausted, unavailable => Unavailable, cancelled => Cancelled,
+        denied => Denied, exhausted => Exhausted, no_space => NoSpace, unavailable => Unavailable, cancelled => Cancelled,
         deadline => Deadline, unsupported => Unsupported, corrupt => Corrupt, internal => Internal,
     }
 

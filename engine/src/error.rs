@@ -190,7 +190,7 @@ fn from_io(error: &std::io::Error) -> Error {
         std::io::ErrorKind::AlreadyExists => Kind::AlreadyExists,
         std::io::ErrorKind::StorageFull
         | std::io::ErrorKind::QuotaExceeded
-        | std::io::ErrorKind::FileTooLarge => Kind::Exhausted,
+        | std::io::ErrorKind::FileTooLarge => Kind::NoSpace,
         std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => Kind::Corrupt,
         std::io::ErrorKind::InvalidInput => Kind::Invalid,
         std::io::ErrorKind::Unsupported => Kind::Unsupported,

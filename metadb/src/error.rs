@@ -60,7 +60,7 @@ fn of_sqlite(code: i32) -> (Kind, Option<&'static str>) {
         7 => (Kind::Exhausted, Some("the process is out of memory")),
         10 => (Kind::Unavailable, Some("the disk reported an error: check it, then try again")),
         11 | 26 => (Kind::Corrupt, Some(RESTORE)),
-        13 => (Kind::Exhausted, Some("the disk is full: free some space")),
+        13 => (Kind::NoSpace, Some("the disk is full: free some space")),
         19 => (Kind::Conflict, None),
         _ => (Kind::Internal, None),
     }
@@ -80,7 +80,7 @@ fn of_postgres(state: &str) -> (Kind, Option<&'static str>) {
         }
         "23505" => (Kind::Conflict, None),
         "53300" => (Kind::Exhausted, Some("raise max_connections of the database server")),
-        "53100" => (Kind::Exhausted, Some("the disk of the database server is full: free some space")),
+        "53100" => (Kind::NoSpace, Some("the disk of the database server is full: free some space")),
         "42501" | "25006" => {
             (Kind::Invalid, Some("let the user of the catalog create and write tables in its database"))
         }

@@ -4,6 +4,7 @@
 //! process   skep as processes: started, waited for, killed
 //! client    a Flight SQL client that keeps errors typed
 //! rows      batches as rows of text, to compare
+//! links     connections between the processes of a cluster, cut and healed
 //! duckdb    DuckDB as a subprocess: the judge
 //! postgres  a PostgreSQL server of a test's own
 //! slt       SQL test files, run against a server
@@ -16,6 +17,7 @@
 
 pub mod client;
 pub mod duckdb;
+pub mod links;
 pub mod postgres;
 pub mod process;
 pub mod rows;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -9,6 +10,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use skep_common::clock;
+
+use crate::client::Client;
+use crate::links::{Links, Node};
 
 /// How long a process may take to say that it is ready, and to end when it is told to.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -217,6 +221,49 @@ pub struct Cluster {
     folder: PathBuf,
     /// Tables of the config file that workers have too.
     tables: String,
+    /// Keys of the table `[worker]` that they all have.
+    worker_keys: String,
+    links: Option<Linked>,
+}
+
+/// A cluster of which each node is reached through a relay.
+#[derive(Debug)]
+struct Linked {
+    links: Links,
+    /// Where nodes listen: the coordinator, then the workers.
+    listen: Vec<SocketAddr>,
+}
+
+impl Linked {
+    /// Sees to it that `command` listens behind its relay, and that its own connections are known for those of `node`.
+    ///
+    /// A file that may not grow ends no process then: its disk can be filled.
+    fn lead(&mut self, command: Command, role: &str, node: Node) -> Command {
+        let index = match node {
+            Node::Coordinator => 0,
+            Node::Worker(number) => number + 1,
+        };
+        while self.listen.len() <= index {
+            let next = match self.listen.len() {
+                0 => Node::Coordinator,
+                worker => Node::Worker(worker - 1),
+            };
+            self.listen.push(self.links.lead_to(next).expect("a relay can listen"));
+        }
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(command.get_program());
+        shell.args(command.get_args()).stdin(Stdio::null());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell.env(format!("SKEP__{role}__LISTEN"), self.listen[index].to_string());
+        shell.env(format!("SKEP__{role}__ADVERTISE"), node.advertise().to_string());
+        shell.env("SKEP__CLUSTER__CHANNEL__SOURCE", node.source().to_string());
+        shell
+    }
 }
 
 /// Short waits.
@@ -263,7 +310,33 @@ impl Cluster {
         Self::start_with(folder, workers, HASTY)
     }
 
+    /// The same, with links between the nodes that can be cut, and disks of workers that can be filled.
+    ///
+    /// # Panics
+    /// If one of them does not start.
+    pub fn start_linked(folder: &Path, workers: usize) -> Self {
+        Self::start_linked_with(folder, workers, "")
+    }
+
+    /// The same, with `keys` in the table `[worker]` of each worker's config file.
+    ///
+    /// # Panics
+    /// If one of them does not start.
+    pub fn start_linked_with(folder: &Path, workers: usize, keys: &str) -> Self {
+        let linked = Linked { links: Links::default(), listen: Vec::new() };
+        let mut cluster = Self::start_led(folder, 0, HASTY, Some(linked));
+        cluster.worker_keys = keys.to_owned();
+        for _ in 0..workers {
+            cluster.add_worker();
+        }
+        cluster
+    }
+
     fn start_with(folder: &Path, workers: usize, keys: &str) -> Self {
+        Self::start_led(folder, workers, keys, None)
+    }
+
+    fn start_led(folder: &Path, workers: usize, keys: &str, mut links: Option<Linked>) -> Self {
         std::fs::create_dir_all(folder).expect("the cluster's folder can be created");
         let config = folder.join("coordinator.toml");
         let text = format!(
@@ -271,11 +344,16 @@ impl Cluster {
             folder.join("coordinator")
         );
         std::fs::write(&config, text).expect("the config can be written");
-        let coordinator = Server::start(&["coordinator", "--config", &config.to_string_lossy()])
+        let mut command = skep(&["coordinator", "--config", &config.to_string_lossy()]);
+        if let Some(linked) = &mut links {
+            command = linked.lead(command, "COORDINATOR", Node::Coordinator);
+        }
+        let coordinator = Server::start_command(command)
             .unwrap_or_else(|output| panic!("the coordinator did not start: {output:?}"));
         let folder = folder.to_path_buf();
         let tables = keys.find("\n[").map(|at| keys[at..].to_owned()).unwrap_or_default();
-        let mut cluster = Self { coordinator, workers: Vec::new(), folder, tables };
+        let mut cluster =
+            Self { coordinator, workers: Vec::new(), folder, tables, worker_keys: String::new(), links };
         for _ in 0..workers {
             cluster.add_worker();
         }
@@ -326,7 +404,12 @@ impl Cluster {
         let listen = self.coordinator.address("listen").trim_start_matches("http://").to_owned();
         let config = self.folder.join("coordinator.toml");
         let mut command = skep(&["coordinator", "--config", &config.to_string_lossy()]);
-        command.env("SKEP__COORDINATOR__LISTEN", listen);
+        match &mut self.links {
+            Some(linked) => command = linked.lead(command, "COORDINATOR", Node::Coordinator),
+            None => {
+                command.env("SKEP__COORDINATOR__LISTEN", listen);
+            }
+        }
         self.coordinator = Server::start_command(command)
             .unwrap_or_else(|output| panic!("the coordinator did not start again: {output:?}"));
     }
@@ -336,20 +419,56 @@ impl Cluster {
         self.folder.join(format!("worker-{}", number + 1))
     }
 
-    fn start_worker(&self, number: usize) -> Result<Server, Output> {
+    /// The links of a cluster that was started with some.
+    ///
+    /// # Panics
+    /// If it was not.
+    pub fn links(&self) -> &Links {
+        &self.links.as_ref().expect("the cluster was started with links").links
+    }
+
+    /// Lets worker `number`, counted from 0, write no byte more to any file, or again as many as it likes: what a full disk is
+    /// to a writer, without a disk to fill. The cluster must have been started with links.
+    ///
+    /// # Panics
+    /// If `prlimit` of util-linux cannot do it.
+    pub fn fill_disk(&self, number: usize, full: bool) {
+        assert!(self.links.is_some(), "a worker that was not told to would end with a signal");
+        let limit = if full { "--fsize=0:unlimited" } else { "--fsize=unlimited" };
+        let pid = self.workers[number].pid().to_string();
+        let done = Command::new("prlimit").args(["--pid", &pid, limit]).status();
+        assert!(done.is_ok_and(|status| status.success()), "prlimit cannot limit process {pid}");
+    }
+
+    fn start_worker(&mut self, number: usize) -> Result<Server, Output> {
         let config = self.folder.join(format!("worker-{number}.toml"));
         let text = format!(
-            "[worker]\ncoordinator = {:?}\nlisten = \"127.0.0.1:0\"\ndata = {:?}\n{}",
+            "[worker]\ncoordinator = {:?}\nlisten = \"127.0.0.1:0\"\ndata = {:?}\n{}\n{}",
             self.coordinator.address("listen"),
             self.folder.join(format!("worker-{number}")),
+            self.worker_keys,
             self.tables
         );
         std::fs::write(&config, text).expect("the config can be written");
-        Server::start(&["worker", "--config", &config.to_string_lossy()])
+        let mut command = skep(&["worker", "--config", &config.to_string_lossy()]);
+        if let Some(linked) = &mut self.links {
+            command = linked.lead(command, "WORKER", Node::Worker(number - 1));
+        }
+        Server::start_command(command)
     }
 
     /// The address of Flight SQL.
     pub fn flight(&self) -> &str {
         self.coordinator.flight()
+    }
+
+    /// Whether the coordinator hears of every worker.
+    ///
+    /// # Panics
+    /// If `client` cannot ask it.
+    pub async fn whole(&self, client: &mut Client) -> bool {
+        let heard = "SELECT count(*) FROM system.workers WHERE silent_ms < 1000";
+        let count = client.rows(heard).await.expect("the coordinator answers");
+        count == [[self.workers.len().to_string()]]
     }
 }

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +19,7 @@ use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion_distributed::{
@@ -25,7 +27,7 @@ use datafusion_distributed::{
 };
 use futures::{FutureExt, Stream, StreamExt};
 use http::HeaderMap;
-use skep_cluster::failure::from_datafusion;
+use skep_cluster::failure::{from_datafusion, is_cut_off};
 use skep_cluster::proto::exchange::exchange_server::Exchange;
 use skep_cluster::proto::exchange::fetch_reply::Kind as ReplyKind;
 use skep_cluster::proto::exchange::fetch_request::Kind as RequestKind;
@@ -39,17 +41,40 @@ use tonic::{Request, Response, Status, Streaming};
 use url::Url;
 use uuid::Uuid;
 
+use crate::disk::Place;
+
 /// Serves the partitions of one worker's tasks.
 pub(crate) struct Producer {
     worker: Worker,
     node: NodeId,
+    runtime: Arc<RuntimeEnv>,
     places: Arc<Places>,
     sweeping: Arc<AtomicUsize>,
 }
 
 impl Producer {
-    pub(crate) fn new(worker: Worker, node: NodeId, places: Arc<Places>) -> Self {
-        Self { worker, node, places, sweeping: Arc::default() }
+    pub(crate) fn new(worker: Worker, node: NodeId, runtime: Arc<RuntimeEnv>, places: Arc<Places>) -> Self {
+        Self { worker, node, runtime, places, sweeping: Arc::default() }
+    }
+}
+
+/// Which task of which worker, and what it runs with.
+struct Who {
+    node: NodeId,
+    task: String,
+    runtime: Arc<RuntimeEnv>,
+}
+
+impl Who {
+    /// What the rows of the task ended with: a bug together with where it happened, a full disk with whose it is, and who cannot
+    /// reach the coordinator; what else goes wrong is the query's matter.
+    fn blame(&self, error: DataFusionError) -> Error {
+        let spills = self.runtime.disk_manager.temp_dir_paths();
+        let folder = spills.first().and_then(|folder| folder.parent());
+        let folder = folder.unwrap_or_else(|| Path::new("its spill folder"));
+        let error = blame(from_datafusion(&Place { node: &self.node, folder }.named(error)), &self.task);
+        let cut_off = is_cut_off(&error) && !error.message().contains("worker '");
+        if cut_off { error.context(format!("worker '{}' is cut off", self.node)) } else { error }
     }
 }
 
@@ -106,15 +131,19 @@ impl Exchange for Producer {
             return Err(Error::internal("an exchange did not start with its opening").to_status());
         };
         let (stage, task) = (open.stage, open.task);
-        let who = Arc::new(format!("task {task} of stage {stage} on worker '{}'", self.node));
+        let who = Arc::new(Who {
+            node: self.node.clone(),
+            task: format!("task {task} of stage {stage} on worker '{}'", self.node),
+            runtime: Arc::clone(&self.runtime),
+        });
         let request = decode_open(open)?;
         let start = request.target_partition_start;
         let count = request.target_partition_end.saturating_sub(start);
         let places = self.places.enter(count, &self.node)?;
         let opening = AssertUnwindSafe(self.worker.execute_task(request)).catch_unwind().await;
         let (streams, context) = match opening {
-            Ok(opened) => opened.map_err(|e| blame(from_datafusion(&e), &who))?,
-            Err(panic) => return Err(panicked(panic.as_ref(), &who).to_status()),
+            Ok(opened) => opened.map_err(|e| who.blame(e))?,
+            Err(panic) => return Err(panicked(panic.as_ref(), &who.task).to_status()),
         };
 
         let pool = context.session_config().get_extension::<QueryPool>();
@@ -256,7 +285,7 @@ struct Partition {
     replies: mpsc::Sender<std::result::Result<FetchReply, Status>>,
     /// The memory of the statement, which may end it.
     pool: Option<Arc<QueryPool>>,
-    who: Arc<String>,
+    who: Arc<Who>,
     #[expect(dead_code, reason = "held for its drop")]
     running: Running,
 }
@@ -276,8 +305,8 @@ impl Partition {
         };
         let last = match sent {
             Ok(Ok(end)) => ReplyKind::End(end),
-            Ok(Err(error)) => ReplyKind::Error(blame(error, &self.who).encode()),
-            Err(panic) => ReplyKind::Error(panicked(panic.as_ref(), &self.who).encode()),
+            Ok(Err(error)) => ReplyKind::Error(blame(error, &self.who.task).encode()),
+            Err(panic) => ReplyKind::Error(panicked(panic.as_ref(), &self.who.task).encode()),
         };
         // A closed call has nobody to tell.
         let _ = self.reply(last).await;
@@ -292,7 +321,7 @@ impl Partition {
                 match self.stream.next().await {
                     None => return Ok(sent),
                     Some(batch) => {
-                        let batch = batch.map_err(|e| from_datafusion(&e))?;
+                        let batch = batch.map_err(|e| self.who.blame(e))?;
                         if batch.num_rows() > 0 {
                             break batch;
                         }

@@ -12,6 +12,7 @@
 //! Choosing what runs where (`skep-coordinator`), the protocols themselves (`skep-cluster`).
 
 pub mod blocks;
+mod disk;
 pub mod durable;
 mod exchange;
 pub mod node;

@@ -52,6 +52,7 @@ pub struct Options {
 pub struct Tasks {
     worker: Worker,
     node: NodeId,
+    runtime: Arc<RuntimeEnv>,
     open: Arc<Places>,
     works: Works,
 }
@@ -68,14 +69,16 @@ impl Tasks {
             std::future::ready(built)
         };
         let version = concat!("skep ", env!("CARGO_PKG_VERSION"));
-        let worker = Worker::from_session_builder(build).with_runtime_env(runtime).with_version(version);
-        Self { worker, node, open: Arc::new(Places::new(partitions_max.get())), works }
+        let worker =
+            Worker::from_session_builder(build).with_runtime_env(Arc::clone(&runtime)).with_version(version);
+        Self { worker, node, runtime, open: Arc::new(Places::new(partitions_max.get())), works }
     }
 
     /// Adds the services to a server. The server checks the secret, before every call.
     pub fn register(&self, routes: &mut RoutesBuilder) {
         routes.add_service(self.worker.clone().into_worker_server());
-        let producer = Producer::new(self.worker.clone(), self.node.clone(), Arc::clone(&self.open));
+        let (node, runtime) = (self.node.clone(), Arc::clone(&self.runtime));
+        let producer = Producer::new(self.worker.clone(), node, runtime, Arc::clone(&self.open));
         let server = ExchangeServer::new(producer)
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);

@@ -16,6 +16,7 @@ use super::NAMESPACE_MESSAGE_MAX;
 use super::convert::{
     id_out, ids_in, maps_in, meta_in, mode_out, nodes_out, peers_in, placement_in, write_out, written_out,
 };
+use crate::failure::from_coordinator;
 use crate::proto::blocks as wire;
 use crate::proto::blocks::namespace_client;
 use crate::{AuthChannel, ChannelConfig, Secret, connect};
@@ -58,11 +59,11 @@ impl RemoteNamespace {
     {
         match tokio::time::timeout(self.timeout, ask(self.client.clone())).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(Error::from_status(&status)),
-            Err(_) => Err(Error::unavailable(format!(
-                "the namespace at {} did not answer in {:?}",
-                self.coordinator, self.timeout
-            ))),
+            Ok(Err(status)) => Err(from_coordinator(&self.coordinator, &status)),
+            Err(_) => {
+                let late = Status::deadline_exceeded(format!("no answer in {:?}", self.timeout));
+                Err(from_coordinator(&self.coordinator, &late))
+            }
         }
     }
 

@@ -92,6 +92,7 @@ async fn begin(
 ) -> Result<Attempt> {
     let inner = &lanes.0;
     let mut workers = inner.nodes.live();
+    let all = workers.clone();
     workers.retain(|worker| !lost.contains(&worker.id));
     let lane = match lane {
         Some(lane) => lane,
@@ -123,12 +124,14 @@ async fn begin(
         }
         Lane::Durable => {
             ran.begin(Lane::Durable, None);
+            // It may do better with workers that were lost than with none.
+            let workers = if workers.is_empty() { all } else { workers };
             match durable_plan(lanes, job, &workers).await? {
                 Shaped::Durable(planned) => {
                     let engine = lanes.durable().await?;
                     let (query, write) = (job.query.to_string(), job.write.is_some());
-                    let rows = durable::begin(engine, planned, &query, write, ran.clone()).await?;
-                    return Ok(Attempt { stream: cast(guard(rows), schema), lane, workers: Vec::new() });
+                    let rows = durable::begin(engine, planned, &query, write, ran.clone(), lost).await?;
+                    return Ok(Attempt { stream: cast(guard(rows), schema), lane, workers });
                 }
                 Shaped::Whole(reason) => Some(reason),
             }
@@ -274,9 +277,14 @@ fn culprit(error: &Error, workers: &[NodeInfo]) -> Option<NodeInfo> {
         return None;
     }
     let text = error.report();
-    workers.iter().find(|worker| text.contains(worker.url.as_str())).cloned()
+    let cut_off = |worker: &&NodeInfo| text.contains(&format!("worker '{}' is cut off", worker.id));
+    let named = workers.iter().find(|worker| text.contains(worker.url.as_str()));
+    named.or_else(|| workers.iter().find(cut_off)).cloned()
 }
 
 fn name(error: Error, worker: &NodeInfo) -> Error {
+    if error.message().contains(worker.id.as_str()) {
+        return error;
+    }
     error.context(format!("worker '{}' was lost while the query ran", worker.id))
 }

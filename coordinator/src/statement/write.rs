@@ -246,7 +246,7 @@ impl Planned {
 /// Names the file in an error of writing it, which may not name its own cause.
 fn unwritten(error: Error, path: &str) -> Error {
     match error.kind() {
-        Kind::Internal | Kind::Unavailable | Kind::Exhausted | Kind::Denied => error
+        Kind::Internal | Kind::Unavailable | Kind::Exhausted | Kind::NoSpace | Kind::Denied => error
             .context(format!("cannot write '{path}'"))
             .hint("the folder must be one that the server may write to, on a disk with room"),
         _ => error,

@@ -349,7 +349,7 @@ impl Upload {
 
     fn explain(&self, error: object_store::Error) -> ParquetError {
         let ours = from_datafusion(DataFusionError::ObjectStore(Box::new(error)));
-        let full = ours.kind() == Kind::Exhausted && ours.hint_text().is_none();
+        let full = ours.kind() == Kind::NoSpace && ours.hint_text().is_none();
         let ours = ours.context(format!("cannot write '{}'", self.shown));
         let ours = if full { ours.hint("free room on the disk that holds the tables' files") } else { ours };
         ParquetError::External(Box::new(ours))

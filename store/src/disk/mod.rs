@@ -375,8 +375,8 @@ fn to_usize(value: u64) -> Result<usize> {
 /// Names what failed; a full or read-only disk has a kind of its own.
 pub(crate) fn io_error(e: std::io::Error, what: String) -> Error {
     match e.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Error::exhausted(what).hint("free space on that disk, or add a node").source(e)
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            Error::no_space(what).hint("free space on that disk, or add a node").source(e)
         }
         ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
             Error::unavailable(what).hint("the process must be able to write there").source(e)

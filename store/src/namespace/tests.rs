@@ -225,7 +225,7 @@ async fn too_few_nodes_and_too_little_space_are_told_apart() {
         node.free = ByteSize::mib(300).bytes();
     }
     let error = f.put("x", &WriteMode::Overwrite, 1).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Exhausted, "{error:?}");
+    assert_eq!(error.kind(), Kind::NoSpace, "{error:?}");
 }
 
 #[tokio::test]

@@ -136,7 +136,7 @@ async fn place(
 fn too_few(namespace: &Namespace, live: usize, fit: usize, required: u32, exclude: &[NodeId]) -> Error {
     let usable = namespace.live().iter().filter(|node| !exclude.contains(&node.id)).count();
     if usable >= required as usize {
-        return Error::exhausted(format!(
+        return Error::no_space(format!(
             "no space: a block needs {required} nodes with {} free, and {fit} have it",
             skep_common::ByteSize(space(namespace))
         ))

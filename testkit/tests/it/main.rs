@@ -8,6 +8,8 @@ mod care;
 mod changes;
 mod chaos;
 mod crash;
+mod cuts;
+mod disks;
 mod drill;
 mod flights;
 mod judge;

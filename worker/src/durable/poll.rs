@@ -21,7 +21,7 @@ use skep_cluster::AuthChannel;
 use skep_cluster::durable::{codec, executor};
 use skep_cluster::failure::from_datafusion;
 use skep_cluster::proto::durable::durable_client::DurableClient;
-use skep_cluster::proto::durable::{PollReply, PollRequest, Task as Named};
+use skep_cluster::proto::durable::{PollReply, PollRequest, Task as Named, Trouble};
 use skep_common::clock::Clock;
 use skep_common::task::{self, Task};
 use skep_common::{Error, Kind, Result};
@@ -45,6 +45,13 @@ struct Key {
     task: u32,
 }
 
+/// A run of a task that has ended.
+struct Finished {
+    key: Key,
+    status: TaskStatus,
+    trouble: Option<Trouble>,
+}
+
 struct Running {
     watch: Watch,
     _task: Task<()>,
@@ -60,8 +67,10 @@ pub(super) struct Poller {
     running: HashMap<Key, Running>,
     /// Ended, and not yet taken by the coordinator.
     ended: Vec<TaskStatus>,
-    finished: mpsc::Receiver<(Key, TaskStatus)>,
-    finish: mpsc::Sender<(Key, TaskStatus)>,
+    /// What they ran into.
+    troubles: Vec<Trouble>,
+    finished: mpsc::Receiver<Finished>,
+    finish: mpsc::Sender<Finished>,
     files: AtomicU32,
 }
 
@@ -99,6 +108,7 @@ impl Poller {
             registration,
             running: HashMap::new(),
             ended: Vec::new(),
+            troubles: Vec::new(),
             finished,
             finish,
             files: AtomicU32::new(1),
@@ -144,9 +154,10 @@ impl Poller {
         }
     }
 
-    fn take(&mut self, (key, status): (Key, TaskStatus)) {
-        self.running.remove(&key);
-        self.ended.push(status);
+    fn take(&mut self, finished: Finished) {
+        self.running.remove(&finished.key);
+        self.ended.push(finished.status);
+        self.troubles.extend(finished.trouble);
     }
 
     fn free(&self) -> usize {
@@ -169,12 +180,14 @@ impl Poller {
             running: self.running.iter().map(|(key, running)| named(key, running)).collect(),
             jobs: self.jobs(),
             wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            troubles: self.troubles.clone(),
         };
         let mut client = self.client.clone();
         let reply = tokio::time::timeout(wait + PATIENCE, client.poll(request)).await;
         let reply = reply.map_err(|_| Error::unavailable("the coordinator does not answer"))?;
         let PollReply { work, gone } = reply.map_err(|status| Error::from_status(&status))?.into_inner();
         self.ended.clear();
+        self.troubles.clear();
         let unread = |e| Error::internal("the coordinator's answer cannot be read").source(e);
         let PollWorkResult { tasks, jobs_to_clean } = PollWorkResult::decode(work).map_err(unread)?;
         for job in &gone {
@@ -238,13 +251,14 @@ impl Poller {
                 status: Some(status),
             };
             let ran = stage::run(&inner.options, reads, codec.as_ref(), task, file, watched).await;
+            let trouble = ran.as_ref().err().and_then(|error| trouble(error, &ending.job, &named));
             let ended = match ran {
                 Ok(outputs) => succeeded(named, outputs),
                 Err(error) => Ended::Failed(failed(&error)),
             };
             let status = status(ended);
             // The loop has ended: nobody is told.
-            let _ = finish.send((ending.clone(), status)).await;
+            let _ = finish.send(Finished { key: ending.clone(), status, trouble }).await;
         });
         self.running.insert(key, Running { watch, _task: running });
     }
@@ -274,35 +288,55 @@ fn succeeded(executor_id: String, partitions: Vec<ShuffleWritePartition>) -> End
 
 /// What `error` means to the coordinator: make a lost output again, try the task again, or fail the job.
 fn failed(error: &DataFusionError) -> FailedTask {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(lost) = error.downcast_ref::<Lost>() {
-            let reason = FetchPartitionError {
-                executor_id: lost.output.executor.clone(),
-                map_stage_id: lost.output.stage as u32,
-                map_partition_id: lost.output.from as u32,
-            };
-            return FailedTask {
-                error: lost.to_string(),
-                retryable: false,
-                count_to_failures: false,
-                failed_reason: Some(FailedReason::FetchPartitionError(reason)),
-            };
-        }
-        cause = error.source();
+    if let Some(lost) = lost(error) {
+        let reason = FetchPartitionError {
+            executor_id: lost.output.executor.clone(),
+            map_stage_id: lost.output.stage as u32,
+            map_partition_id: lost.output.from as u32,
+        };
+        return FailedTask {
+            error: lost.to_string(),
+            retryable: false,
+            count_to_failures: false,
+            failed_reason: Some(FailedReason::FetchPartitionError(reason)),
+        };
     }
     let error = from_datafusion(error);
+    // Another worker may have room.
+    let again = matches!(error.kind(), Kind::Unavailable | Kind::NoSpace);
     let (retryable, failed_reason) = match error.kind() {
-        Kind::Unavailable => (true, FailedReason::IoError(IoError {})),
+        _ if again => (true, FailedReason::IoError(IoError {})),
         Kind::Cancelled => (true, FailedReason::TaskKilled(TaskKilled {})),
         _ => (false, FailedReason::ExecutionError(ExecutionError {})),
     };
     FailedTask {
         error: error.encode(),
         retryable,
-        count_to_failures: error.kind() == Kind::Unavailable,
+        count_to_failures: again,
         failed_reason: Some(failed_reason),
     }
+}
+
+/// The output that could not be read.
+fn lost(error: &DataFusionError) -> Option<&Lost> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(lost) = error.downcast_ref::<Lost>() {
+            return Some(lost);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// Whom `job` does better without after `error` of a task of the worker `own`.
+fn trouble(error: &DataFusionError, job: &str, own: &str) -> Option<Trouble> {
+    let (executor, unreachable) = match lost(error) {
+        Some(lost) if lost.unreachable() => (lost.output.executor.as_str(), true),
+        None if from_datafusion(error).kind() == Kind::NoSpace => (own, false),
+        _ => return None,
+    };
+    Some(Trouble { job: job.to_owned(), executor: executor.to_owned(), unreachable })
 }
 
 /// Deletes folders of outputs that nobody needs any more. What cannot be deleted now goes when the worker starts again.

@@ -26,20 +26,30 @@ use skep_cluster::Channels;
 use skep_cluster::durable::{Output, fetch, rows};
 use skep_cluster::failure::to_datafusion;
 use skep_common::{Error, Kind};
+use tokio::time::Instant;
 
 use super::serve::{Place, read};
 
 /// Outputs that one partition reads at once.
 const AT_ONCE: usize = 4;
-/// How often a worker that cannot be reached is asked before its outputs count as lost, and the pause in between.
+/// How often a worker that cannot be reached is asked before its outputs count as lost, and the pause in between. One that says
+/// nothing is found by the keepalive of its connection, and not asked again.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
+const ASK_FOR: Duration = Duration::from_secs(2);
 
 /// An output that is lost: whoever made it must make it again.
 #[derive(Debug)]
 pub(super) struct Lost {
     pub(super) output: Output,
     error: Error,
+}
+
+impl Lost {
+    /// Whether its worker may still have it: nobody knows, for it cannot be reached.
+    pub(super) fn unreachable(&self) -> bool {
+        self.error.kind() == Kind::Unavailable
+    }
 }
 
 impl fmt::Display for Lost {
@@ -187,10 +197,15 @@ async fn open(
         };
         return read(&reads.scratch, &place).await;
     }
-    let mut attempt = 1;
+    if output.given_up {
+        return Err(Error::not_found("the worker that has it was given up"));
+    }
+    let (mut attempt, begun) = (1, Instant::now());
     loop {
         match fetch(&reads.channels, output).await {
-            Err(error) if error.kind() == Kind::Unavailable && attempt < ATTEMPTS => {
+            Err(error)
+                if error.kind() == Kind::Unavailable && attempt < ATTEMPTS && begun.elapsed() < ASK_FOR =>
+            {
                 attempt += 1;
                 tokio::time::sleep(PAUSE).await;
             }

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::read::{ReadExec, Reads};
+use crate::disk::Place;
 
 /// What a task has done so far, and how to stop it.
 #[derive(Debug, Clone, Default)]
@@ -58,8 +59,17 @@ pub(super) async fn run(
     watch: Watch,
 ) -> Result<Vec<ShuffleWritePartition>> {
     let failed = Arc::clone(&watch.failed);
+    let job = options.scratch.join(&task.job_id);
     let written = write(options, reads, codec, task, file, watch).await;
-    written.map_err(|error| failed.lock().take().map_or(error, DataFusionError::Shared))
+    let data = options.scratch.parent().unwrap_or(&options.scratch);
+    let place = Place { node: &options.node, folder: data };
+    written.map_err(|error| {
+        let input = failed.lock().take();
+        match input {
+            Some(input) => place.named(DataFusionError::Shared(input)),
+            None => place.unwritten(error, &job, file),
+        }
+    })
 }
 
 async fn write(

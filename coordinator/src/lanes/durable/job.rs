@@ -3,7 +3,7 @@
 //! # Not here
 //! Whether a job that failed is run again (`lanes::run`), which outputs count (`ledger`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +54,8 @@ impl Drop for Wanted {
     }
 }
 
-/// Submits `durable`; its rows come when all its stages have ended. Dropping them cancels it.
+/// Submits `durable`; its rows come when all its stages have ended. Dropping them cancels it. The workers `lost` to earlier
+/// attempts get none of its tasks while there are others.
 ///
 /// # Errors
 /// Those of cutting it into stages; [`Kind::Unavailable`] if no worker fetches tasks.
@@ -64,6 +65,7 @@ pub(in crate::lanes) async fn begin(
     query: &str,
     write: bool,
     ran: Ran,
+    lost: &HashSet<NodeId>,
 ) -> Result<SendableRecordBatchStream> {
     ran.plan(stages(&durable)?.len());
     let Durable { plan, state, parts, indeterminate } = *durable;
@@ -76,6 +78,7 @@ pub(in crate::lanes) async fn begin(
     let job = submitted.map_err(|e| Error::internal("a job cannot be submitted").source(e.to_string()))?;
     let job = job.into_inner();
     engine.0.wanted.lock().insert(job.clone());
+    engine.0.ledger.begin(&job, engine.lives_of(lost));
     let wanted = Wanted { engine: engine.clone(), job: job.clone(), running: true };
     tracing::debug!(query, job, "runs on the durable lane");
 
@@ -125,6 +128,7 @@ fn located(engine: &Engine, job: &str, stage: usize, done: &Done) -> Result<Vec<
             sorted: written.is_sort_shuffle,
             rows: written.num_rows,
             bytes: written.num_bytes,
+            given_up: false,
         })
     };
     done.outputs.iter().map(output).collect()
@@ -260,9 +264,34 @@ fn no_worker() -> Error {
 
 /// What a failed job says: the error of ours that a task ended with, if there is one.
 fn failure(text: &str) -> Error {
-    Error::decode(text).unwrap_or_else(|| {
+    // Where a task failed too often, Ballista quotes what it said last.
+    let quoted =
+        || Some(Error::decode(&unquoted(text))?.context("a task failed on every worker that tried it"));
+    Error::decode(text).or_else(quoted).unwrap_or_else(|| {
         Error::unavailable("a stage failed too often").hint("run the statement again").source(text.to_owned())
     })
+}
+
+/// `text` without the escapes of Rust's debug format.
+fn unquoted(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        let escaped = if c == '\\' { rest.next() } else { None };
+        match escaped {
+            None => plain.push(c),
+            Some('n') => plain.push('\n'),
+            Some('r') => plain.push('\r'),
+            Some('t') => plain.push('\t'),
+            Some('0') => plain.push('\0'),
+            Some('u') => {
+                let code: String = rest.by_ref().skip(1).take_while(|c| *c != '}').collect();
+                plain.extend(u32::from_str_radix(&code, 16).ok().and_then(char::from_u32));
+            }
+            Some(other) => plain.push(other),
+        }
+    }
+    plain
 }
 
 /// Writes into `ran` where the tasks run, and what they came to.
@@ -335,9 +364,30 @@ impl Engine {
         graph.available_tasks() == 0 && graph.running_tasks().is_empty()
     }
 
+    fn lives_of(&self, nodes: &HashSet<NodeId>) -> Vec<String> {
+        let workers = self.0.workers.lock();
+        nodes.iter().filter_map(|node| Some(workers.get(node.as_str())?.executor.clone())).collect()
+    }
+
     fn url_of(&self, executor: &str) -> Option<url::Url> {
         let workers = self.0.workers.lock();
         let known = workers.values().find(|known| known.executor == executor)?;
         Some(known.url.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_task_said_last_is_found_however_it_is_quoted() {
+        let said = Error::no_space("the disk of 'w1' is full:\n\"\\no\" \u{e9}").hint("make room");
+        for text in [said.encode(), format!("Task 4 failed 6 times, most recent: {:?}\n", said.encode())] {
+            let found = failure(&text);
+            assert_eq!((found.kind(), found.hint_text()), (Kind::NoSpace, Some("make room")), "{text}");
+            assert!(found.report().ends_with(&said.report()), "{}", found.report());
+        }
+        assert_eq!(failure("Stage 3 has failed 6 times: \"\\u{zz}").kind(), Kind::Unavailable);
     }
 }

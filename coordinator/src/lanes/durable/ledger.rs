@@ -6,9 +6,9 @@
 //!
 //! # Invariants
 //! - Of every part of a stage's input, at most one output is read.
-//! - Outputs of lost workers are not chosen.
+//! - Outputs of lost workers are not chosen, nor, in a job, those of workers that the job avoids because others cannot reach them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use ballista_core::serde::scheduler::{ExecutorMetadata, PartitionId, PartitionLo
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
+use skep_cluster::durable::{GIVEN_UP, node_of};
 use skep_common::{Error, Result};
 use tokio::time::Instant;
 
@@ -124,10 +125,30 @@ struct Job {
     given: HashMap<Key, Given>,
     /// Whether anything that was complete had to be made again.
     again: bool,
+    /// Lives of workers that get no more of its tasks while there are others.
+    avoided: Vec<String>,
     /// Why it cannot go on.
     broken: Option<Error>,
     /// Since when a stage waits for outputs that Ballista thinks are there.
     waits: HashMap<usize, Instant>,
+}
+
+impl Job {
+    fn avoids(&self, executor: &str) -> bool {
+        self.avoided.iter().any(|avoided| avoided == executor)
+    }
+
+    /// Counts the tasks that run on `executor` as lost.
+    fn end_on(&mut self, executor: &str) {
+        for (key, given) in &mut self.given {
+            if given.executor == executor && !given.ended {
+                given.ended = true;
+                if let Some(stage) = self.stages.get_mut(&key.stage) {
+                    stage.failed += 1;
+                }
+            }
+        }
+    }
 }
 
 /// How far a job is.
@@ -239,21 +260,48 @@ impl Ledger {
                 job.again |= stage.lose(executor);
             }
             any |= job.given.values().any(|given| given.executor == executor);
-            for (key, given) in &mut job.given {
-                if given.executor == executor && !given.ended {
-                    given.ended = true;
-                    if let Some(stage) = job.stages.get_mut(&key.stage) {
-                        stage.failed += 1;
-                    }
-                }
-            }
+            job.end_on(executor);
         }
         any
     }
 
+    /// From here on `job` avoids `executor`. If others cannot reach it, its outputs and its tasks are lost to this job.
+    ///
+    /// `false`: it does so already, or it avoids the one who `says` so: of two workers that cannot reach each other one is enough.
+    pub(super) fn avoid(&self, job: &str, executor: &str, says: &str, unreachable: bool) -> bool {
+        let mut state = self.0.lock();
+        let Some(job) = state.jobs.get_mut(job) else { return false };
+        if job.avoids(executor) || (executor != says && job.avoids(says)) {
+            return false;
+        }
+        job.avoided.push(executor.to_owned());
+        if unreachable {
+            for stage in job.stages.values_mut() {
+                job.again |= stage.lose(executor);
+            }
+            job.end_on(executor);
+        }
+        true
+    }
+
+    /// The new `job` avoids `executors` from its first task on.
+    pub(super) fn begin(&self, job: &str, executors: Vec<String>) {
+        self.0.lock().jobs.entry(job.to_owned()).or_default().avoided = executors;
+    }
+
+    /// Whether `job` avoids `executor`, and has one of the `live` workers instead.
+    pub(super) fn avoids(&self, job: &str, executor: &str, live: &HashSet<String>) -> bool {
+        let state = self.0.lock();
+        let Some(job) = state.jobs.get(job).filter(|job| job.avoids(executor)) else { return false };
+        live.iter().any(|node| !job.avoided.iter().any(|avoided| node_of(avoided) == node))
+    }
+
     /// An output of `stage` of `job` on `executor` could not be read: none of that stage there is trusted.
-    pub(super) fn distrust(&self, job: &str, stage: usize, executor: &str) {
+    ///
+    /// Nothing changes if the job avoids the one who `says` so.
+    pub(super) fn distrust(&self, job: &str, stage: usize, executor: &str, says: &str) {
         if let Some(job) = self.0.lock().jobs.get_mut(job)
+            && !job.avoids(says)
             && let Some(stage) = job.stages.get_mut(&stage)
         {
             job.again |= stage.lose(executor);
@@ -310,7 +358,7 @@ impl Ledger {
         plan: &Arc<dyn ExecutionPlan>,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let mut state = self.0.lock();
-        let State { jobs, executors, .. } = &mut *state;
+        let State { jobs, executors, dead } = &mut *state;
         let name = job;
         let job = jobs.entry(name.to_owned()).or_default();
         let read = reading(name, &job.stages, plan, executors, Stage::complete)?;
@@ -330,7 +378,16 @@ impl Ledger {
         if waited < UNTOLD || remade {
             return Ok(None);
         }
-        reading(name, &job.stages, plan, executors, Stage::with_lost).map(std::result::Result::ok)
+        let avoided = &job.avoided;
+        let given_up: HashMap<String, ExecutorMetadata> = executors
+            .iter()
+            .map(|(id, executor)| {
+                let gone = dead.contains(id) || avoided.contains(id);
+                let port = if gone { GIVEN_UP } else { executor.grpc_port };
+                (id.clone(), ExecutorMetadata { grpc_port: port, ..executor.clone() })
+            })
+            .collect();
+        reading(name, &job.stages, plan, &given_up, Stage::with_lost).map(std::result::Result::ok)
     }
 }
 

@@ -47,7 +47,7 @@ use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use skep_cluster::Channels;
-use skep_cluster::durable::codec;
+use skep_cluster::durable::{codec, node_of};
 use skep_common::task::{self, Task};
 use skep_common::{Error, Result};
 use skep_engine::codec::Codec;
@@ -274,6 +274,32 @@ impl Engine {
         }
         self.0.work.notify_waiters();
         any
+    }
+
+    /// `job` goes on without `executor`, as `says` wants it, who cannot reach it or is it and has no room on its disk.
+    async fn avoid(&self, job: &str, executor: &str, says: &str, unreachable: bool) {
+        // What only the coordinator can run is not run elsewhere: whoever cannot reach it is the one to do without.
+        let (executor, says) =
+            if node_of(executor) == policy::COORDINATOR { (says, executor) } else { (executor, says) };
+        if node_of(executor) == policy::COORDINATOR {
+            return;
+        }
+        if !self.0.ledger.avoid(job, executor, says, unreachable) {
+            return;
+        }
+        let why = if unreachable { "others cannot reach it" } else { "its disk is full" };
+        let (worker, by) = (node_of(executor), node_of(says));
+        tracing::warn!(job, worker, by, why, "the job goes on without this worker");
+        if unreachable
+            && let Some(info) =
+                self.0.scheduler.state.task_manager.get_running_job_cache().get(&JobId::new(job.to_owned()))
+        {
+            let reset = info.execution_graph.write().await.reset_stages_on_lost_executor(executor);
+            if let Err(error) = reset {
+                tracing::warn!(job, worker, %error, "its tasks in the job cannot be given up");
+            }
+        }
+        self.0.work.notify_waiters();
     }
 
     /// Slots of all workers that fetch tasks.

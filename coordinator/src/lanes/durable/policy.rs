@@ -93,6 +93,9 @@ impl Policy {
         live: &HashSet<String>,
     ) -> Option<BoundTask> {
         let node = node_of(executor);
+        if self.ledger.avoids(job.as_str(), executor, live) {
+            return None;
+        }
         let mut graph = info.execution_graph.write().await;
         let session_id = graph.session_id().to_owned();
         let mut skipped = Vec::new();

@@ -11,7 +11,7 @@ use ballista_core::serde::protobuf::{FailedTask, IoError, PollWorkParams, PollWo
 use ballista_core::serde::scheduler::ExecutorMetadata;
 use prost::Message;
 use skep_cluster::proto::durable::durable_server::{Durable, DurableServer};
-use skep_cluster::proto::durable::{PollReply, PollRequest};
+use skep_cluster::proto::durable::{PollReply, PollRequest, Trouble};
 use skep_common::task;
 use skep_common::{Error, NodeId, Result};
 use tokio::time::Instant;
@@ -117,12 +117,16 @@ impl Engine {
                 key
             })
             .collect();
+        for trouble in &request.troubles {
+            let Trouble { job, executor: avoided, unreachable } = trouble;
+            self.avoid(job, avoided, &executor, *unreachable).await;
+        }
         for status in &work.task_status {
             if let Some(Ended::Failed(failed)) = &status.status
                 && let Some(FailedReason::FetchPartitionError(lost)) = &failed.failed_reason
             {
                 let stage = lost.map_stage_id as usize;
-                self.0.ledger.distrust(&status.job_id, stage, &lost.executor_id);
+                self.0.ledger.distrust(&status.job_id, stage, &lost.executor_id, &executor);
             }
         }
         // Each end counts once, however often it is reported.
