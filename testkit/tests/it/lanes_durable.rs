@@ -248,3 +248,21 @@ async fn results_larger_than_a_message_arrive_whole() {
     assert!(ran.tasks().len() >= 2, "{}", ran.summary());
     assert!(ran.measured().iter().any(|stage| stage.bytes > 1 << 20), "{:?}", ran.measured());
 }
+
+/// Once a row has left, nothing is read from workers any more: none that dies can cut the rows short.
+#[tokio::test(flavor = "multi_thread")]
+async fn results_outlive_the_workers_that_have_them() {
+    let folder = numbers();
+    let mut cluster = cluster(&folder, Vec::new()).await;
+    let sql = "SELECT n, n * 2 AS m FROM t";
+    let job = cluster.job(sql, Some(Lane::Durable)).await.unwrap();
+    let mut running = cluster.lanes.run(job).await.unwrap();
+    let mut got = vec![running.stream.next().await.unwrap().unwrap()];
+    for worker in &mut cluster.workers[..3] {
+        worker.kill();
+    }
+    let rest = tokio::time::timeout(DEADLINE, running.stream.try_collect::<Vec<_>>()).await;
+    got.extend(rest.expect("it hangs").unwrap_or_else(|e| panic!("{:?}", from_datafusion(&e))));
+    let (expected, _) = run(&cluster, sql, Lane::Local).await.unwrap();
+    same(&expected, &got, sql);
+}

@@ -14,13 +14,16 @@ use ballista_core::JobId;
 use ballista_core::serde::protobuf::JobStatus;
 use ballista_core::serde::protobuf::job_status::Status;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
+use futures::FutureExt;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use skep_cluster::Channels;
 use skep_cluster::durable::{Output, fetch, node_of, rows};
 use skep_cluster::failure::to_datafusion;
 use skep_common::task;
-use skep_common::{Error, Kind, NodeId, Result};
+use skep_common::{ByteSize, Error, Kind, NodeId, Result};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
 
@@ -71,6 +74,7 @@ pub(in crate::lanes) async fn begin(
     let Durable { plan, state, parts, indeterminate } = *durable;
     let schema = plan.schema();
     let planned = Arc::clone(&schema);
+    let memory = MemoryConsumer::new("results").register(&state.runtime_env().memory_pool);
     let context = Arc::new(SessionContext::new_with_state(state));
     // Messages that do not fit are dropped: the job is looked at anyway.
     let (news, told) = tokio::sync::mpsc::channel(16);
@@ -104,7 +108,16 @@ pub(in crate::lanes) async fn begin(
             outputs.extend(located(&engine, &job, last, done)?);
         }
         outputs.sort_by_key(|output| output.partition);
-        Ok(results(engine, outputs, planned, write.then_some(parts), wanted))
+        let results =
+            Results { channels: engine.0.channels.clone(), schema: planned, parts: write.then_some(parts) };
+        let rows = match results.keep(&outputs, engine.0.config.results_bytes_max, memory).await? {
+            Some(kept) => kept,
+            None => results.stream(outputs),
+        };
+        // Outputs stay until their rows were read.
+        Ok(rows.inspect(move |_| {
+            let _ = &wanted;
+        }))
     };
     let stream = futures::stream::once(read).try_flatten().map_err(to_datafusion);
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
@@ -134,17 +147,18 @@ fn located(engine: &Engine, job: &str, stage: usize, done: &Done) -> Result<Vec<
     done.outputs.iter().map(output).collect()
 }
 
-/// The rows of `outputs`, several read at once. Reports of a write are numbered by the part that they are of.
-fn results(
-    engine: Engine,
-    outputs: Vec<Output>,
+/// How the outputs of the last stage are read.
+#[derive(Clone)]
+struct Results {
+    channels: Channels,
     schema: SchemaRef,
+    /// Of a write: how many parts it has. Its reports are numbered by the part that they are of.
     parts: Option<usize>,
-    wanted: Wanted,
-) -> BoxStream<'static, Result<RecordBatch>> {
-    let channels = engine.0.channels.clone();
-    let streams = outputs.into_iter().map(move |output| {
-        let (channels, schema) = (channels.clone(), Arc::clone(&schema));
+}
+
+impl Results {
+    fn open(&self, output: Output) -> BoxStream<'static, Result<RecordBatch>> {
+        let Self { channels, schema, parts } = self.clone();
         let opened = async move {
             let chunks = fetch(&channels, &output).await.map_err(|e| unread(e, &output))?;
             let batches = rows(chunks, schema, output.rows);
@@ -157,14 +171,52 @@ fn results(
             }))
         };
         futures::stream::once(opened).try_flatten().boxed()
-    });
-    let streams: Vec<_> = streams.collect();
-    let rows = futures::stream::iter(streams).flatten_unordered(READ_AT_ONCE);
-    // Outputs stay until their rows were read.
-    rows.inspect(move |_| {
-        let _ = &wanted;
-    })
-    .boxed()
+    }
+
+    /// All rows, read before the first of them leaves: until then what is lost can be made again. `None`: they are more than
+    /// `most` bytes as they lie on disk, or than `memory` has room for.
+    async fn keep(
+        &self,
+        outputs: &[Output],
+        most: ByteSize,
+        memory: MemoryReservation,
+    ) -> Result<Option<BoxStream<'static, Result<RecordBatch>>>> {
+        let bytes: u64 = outputs.iter().map(|output| output.bytes).sum();
+        if bytes > most.bytes() {
+            return Ok(None);
+        }
+        let all: Vec<_> =
+            outputs.iter().map(|output| gather(self.open(output.clone()), &memory).boxed()).collect();
+        let kept: Vec<_> = futures::stream::iter(all).buffered(READ_AT_ONCE).try_collect().await?;
+        let Some(kept) = kept.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
+        // Given back one by one, as they leave.
+        let leaving = kept.into_iter().flatten().map(move |batch| {
+            memory.shrink(batch.get_array_memory_size());
+            Ok(batch)
+        });
+        Ok(Some(futures::stream::iter(leaving).boxed()))
+    }
+
+    /// The rows as they are read, from several outputs at once.
+    fn stream(&self, outputs: Vec<Output>) -> BoxStream<'static, Result<RecordBatch>> {
+        let streams: Vec<_> = outputs.into_iter().map(|output| self.open(output)).collect();
+        futures::stream::iter(streams).flatten_unordered(READ_AT_ONCE).boxed()
+    }
+}
+
+/// All of `rows`; `None` when `memory` has no room for them.
+async fn gather(
+    mut rows: BoxStream<'static, Result<RecordBatch>>,
+    memory: &MemoryReservation,
+) -> Result<Option<Vec<RecordBatch>>> {
+    let mut kept = Vec::new();
+    while let Some(batch) = rows.try_next().await? {
+        if memory.try_grow(batch.get_array_memory_size()).is_err() {
+            return Ok(None);
+        }
+        kept.push(batch);
+    }
+    Ok(Some(kept))
 }
 
 fn unread(error: Error, output: &Output) -> Error {

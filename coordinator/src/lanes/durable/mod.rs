@@ -15,6 +15,7 @@
 //! # Invariants
 //! - A job succeeds only with one complete output of every part of its last stage.
 //! - Outputs of a job lie on the workers until its rows were read, or nobody wants them any more.
+//! - No row leaves before all were read, unless they are many.
 //! - A plan whose rows depend on how it runs is run again as a whole if any of its tasks had to run again.
 //! - A job of which nothing runs and nothing can be handed out ends with an error that is retried, within the timeout of workers.
 //!
@@ -49,7 +50,7 @@ use serde::{Deserialize, Serialize};
 use skep_cluster::Channels;
 use skep_cluster::durable::{codec, node_of};
 use skep_common::task::{self, Task};
-use skep_common::{Error, Result};
+use skep_common::{ByteSize, Error, Result};
 use skep_engine::codec::Codec;
 use skep_store::Nodes;
 use tokio::sync::{Notify, OnceCell};
@@ -76,6 +77,9 @@ pub struct DurableConfig {
     /// Time without a row or an ended task after which a job is run again from the start. 1 s to 1 d.
     #[serde(with = "skep_common::unit::duration")]
     pub stall_timeout: Duration,
+    /// Results up to this size, as they lie on disk, are copied to the coordinator before their first row leaves; of larger ones
+    /// a worker that is lost while they are read is an error. 0 to 1 GiB. More: the first row of large results comes later.
+    pub results_bytes_max: ByteSize,
 }
 
 impl Default for DurableConfig {
@@ -84,6 +88,7 @@ impl Default for DurableConfig {
             worker_timeout: Duration::from_secs(10),
             locality_wait: Duration::from_millis(300),
             stall_timeout: Duration::from_secs(600),
+            results_bytes_max: ByteSize::mib(64),
         }
     }
 }
