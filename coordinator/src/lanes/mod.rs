@@ -35,7 +35,7 @@ mod shape;
 mod split;
 mod validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,6 +148,8 @@ struct Record {
     measured: BTreeMap<usize, StageFigures>,
     /// How many stages there will be, in the durable lane.
     planned: usize,
+    /// Workers that an attempt in the durable lane went on without.
+    avoided: BTreeSet<NodeId>,
 }
 
 /// What a stage of the durable lane came to.
@@ -270,6 +272,15 @@ impl Ran {
 
     fn routed(&self, stage: usize, nodes: Vec<Option<NodeId>>) {
         self.0.lock().stages.insert(stage, nodes);
+    }
+
+    /// The next attempts do better without `workers`.
+    fn avoid(&self, workers: impl Iterator<Item = NodeId>) {
+        self.0.lock().avoided.extend(workers);
+    }
+
+    fn avoided(&self) -> BTreeSet<NodeId> {
+        self.0.lock().avoided.clone()
     }
 
     fn plan(&self, stages: usize) {

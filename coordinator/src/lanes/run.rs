@@ -194,6 +194,7 @@ impl Run {
             if let Some(worker) = culprit {
                 self.lost.insert(worker.id);
             }
+            self.lost.extend(self.ran.avoided());
             let next = begin(&self.lanes, &self.job, &self.schema, &self.ran, &self.lost, Some(next)).await;
             match next {
                 Ok(next) => self.attempt = Some(next),

@@ -90,10 +90,12 @@ pub(in crate::lanes) async fn begin(
         let mut wanted = wanted;
         let engine = wanted.engine.clone();
         let ended = watch(&engine, &job, &ran, told).await;
-        record(&ran, &engine.0.ledger.progress(&job));
+        let progress = engine.0.ledger.progress(&job);
+        record(&ran, &progress);
+        // An attempt that follows would find out the same way, and so would each after it.
+        ran.avoid(progress.avoided.iter().filter_map(|life| NodeId::new(node_of(life)).ok()));
         let last = ended?;
         wanted.running = false;
-        let progress = engine.0.ledger.progress(&job);
         if indeterminate && progress.again {
             return Err(Error::unavailable(
                 "tasks had to run again, and the rows of this statement depend on how it runs",

@@ -157,6 +157,8 @@ pub(super) struct Progress {
     pub(super) stages: BTreeMap<usize, Stage>,
     pub(super) given: Vec<(Key, Given)>,
     pub(super) again: bool,
+    /// Lives of workers that the job avoids.
+    pub(super) avoided: Vec<String>,
     pub(super) broken: Option<Error>,
 }
 
@@ -334,7 +336,8 @@ impl Ledger {
         let Some(job) = state.jobs.get(job) else { return Progress::default() };
         let mut given: Vec<_> = job.given.iter().map(|(key, given)| (key.clone(), given.clone())).collect();
         given.sort_by(|a, b| a.0.cmp(&b.0));
-        Progress { stages: job.stages.clone(), given, again: job.again, broken: job.broken.clone() }
+        let (avoided, broken) = (job.avoided.clone(), job.broken.clone());
+        Progress { stages: job.stages.clone(), given, again: job.again, avoided, broken }
     }
 
     /// Where the outputs of an executor are served.
