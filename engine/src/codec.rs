@@ -54,6 +54,7 @@ impl Codec {
     pub fn new() -> Self {
         Self(Arc::new(vec![
             Arc::new(crate::guard::GuardCodec),
+            Arc::new(crate::known::KnownCodec),
             Arc::new(crate::scan::RowsCodec),
             Arc::new(crate::write::WriteCodec),
         ]))

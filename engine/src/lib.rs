@@ -21,6 +21,7 @@ pub mod explain;
 pub mod files;
 pub mod functions;
 pub mod guard;
+pub mod known;
 pub mod memory;
 pub mod names;
 pub mod placement;

@@ -1,6 +1,7 @@
 //! What tests of the whole program share; development only.
 //!
 //! ```text
+//! benchmark TPC-H and TPC-DS: how files are written, the comparison of engines on them
 //! process   skep as processes: started, waited for, killed
 //! client    a Flight SQL client that keeps errors typed
 //! rows      batches as rows of text, to compare
@@ -8,13 +9,15 @@
 //! duckdb    DuckDB as a subprocess: the judge
 //! postgres  a PostgreSQL server of a test's own
 //! slt       SQL test files, run against a server
-//! tpch      TPC-H: data, queries, comparison of engines
+//! tpch      TPC-H: data, queries
+//! tpcds     TPC-DS: data, queries, and which DataFusion cannot plan
 //! workers   workers on loopback in the test, and the lanes over them
 //! ```
 //!
 //! # Not here
 //! Assertions about one crate: they stand beside its code.
 
+pub mod benchmark;
 pub mod client;
 pub mod duckdb;
 pub mod links;
@@ -22,6 +25,7 @@ pub mod postgres;
 pub mod process;
 pub mod rows;
 pub mod slt;
+pub mod tpcds;
 pub mod tpch;
 pub mod workers;
 

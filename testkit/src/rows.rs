@@ -52,6 +52,13 @@ pub fn difference(left: &[Vec<String>], right: &[Vec<String>], tolerance: f64) -
     Some(format!("'{}' and '{}'", shown(differ.0), shown(differ.1)))
 }
 
+/// The first difference between two results whose rows must come in one order, else as [`difference`].
+pub fn difference_in_order(left: &[Vec<String>], right: &[Vec<String>], tolerance: f64) -> Option<String> {
+    let at = |row| difference(&left[row..=row], &right[row..=row], tolerance);
+    difference(left, right, tolerance)
+        .or_else(|| (0..left.len()).find_map(|row| at(row).map(|text| format!("row {row}: {text}"))))
+}
+
 struct Value {
     text: String,
     number: Option<f64>,
@@ -90,6 +97,14 @@ mod tests {
     fn order_and_the_last_digits_of_numbers_do_not_matter() {
         let left = rows(&[&["a", "1.0000000000001"], &["b", "2"]]);
         assert_eq!(difference(&left, &rows(&[&["b", "2.00"], &["a", "1"]]), 0.0), None);
+    }
+
+    #[test]
+    fn order_matters_where_it_is_asked_for() {
+        let (left, right) = (rows(&[&["a"], &["b"]]), rows(&[&["b"], &["a"]]));
+        assert_eq!(difference_in_order(&left, &left, 0.0), None);
+        assert_eq!(difference(&left, &right, 0.0), None);
+        assert_eq!(difference_in_order(&left, &right, 0.0).as_deref(), Some("row 0: 'a' and 'b'"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! check     what review would say without a reader: format, lints, crate graph, documents
 //! fix       formats, applies lints, writes generated documents
-//! test      every test; slow, services, tpch, bench: what takes longer or needs more
+//! test      every test; slow, services, tpch, tpcds, bench: what takes longer or needs more
 //! ```
 //!
 //! Depends on nothing but the standard library, so that it compiles in a moment, and calls `cargo` with the whole
@@ -25,11 +25,12 @@ usage: cargo xtask COMMAND
 
   check [--quick]  format, lints, crate graph, documents and links; never writes; quick compiles nothing
   fix              formats, applies lints, writes generated documents
-  test [FILTER..]  unit tests, slt files on one node and on three workers, TPC-H SF 0.01, processes
+  test [FILTER..]  unit tests, slt files on one node and on three workers, TPC-H and TPC-DS SF 0.01, processes
   bless            rewrites the expected results of slt files; read the diff
   services         the tests that need DuckDB, Python clients or a terminal, which it installs under the target folder
-  slow             every test with larger limits, then TPC-H SF 1; prints the commit and the figures
+  slow             every test with larger limits, then TPC-H and TPC-DS SF 1; prints the commit and the figures
   tpch [--sf N]    TPC-H over three worker processes, compared with DuckDB and plain DataFusion
+  tpcds [--sf N]   the same with TPC-DS
   bench [--save]   fixed queries; compares with the saved baseline
   bench catalog    planning on a table of 100,000 files, commits of 1,000; memory
   bench lanes      the three lanes: TPC-H, latency, a killed worker, many clients at once
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         "services" => services::services(),
         "slow" => suites::slow(),
         "tpch" => suites::tpch(rest),
+        "tpcds" => suites::tpcds(rest),
         "bench" => suites::bench(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

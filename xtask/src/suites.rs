@@ -25,19 +25,26 @@ pub(crate) fn bless() -> Outcome {
 /// Cases of a property test where no number is given.
 const CASES: &str = "2000";
 
-/// Every test with larger limits, and TPC-H at scale factor 1.
+/// Every test with larger limits, and TPC-H and TPC-DS at scale factor 1.
 pub(crate) fn slow() -> Outcome {
     println!("commit {}", commit());
     build()?;
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests.env("SKEP_SLOW", "1").env("PROPTEST_CASES", CASES);
     run(tests)?;
-    tpch(&["--sf".to_owned(), "1".to_owned()])
+    tpch(&["--sf".to_owned(), "1".to_owned()])?;
+    tpcds(&["--sf".to_owned(), "1".to_owned()])
 }
 
 /// TPC-H over worker processes; `arguments` go to the program that measures.
 pub(crate) fn tpch(arguments: &[String]) -> Outcome {
-    measure("tpch", arguments)
+    measure("benchmark", &[&["tpch".to_owned()], arguments].concat())
+}
+
+/// The same with TPC-DS, once unless told otherwise: there are 99 queries.
+pub(crate) fn tpcds(arguments: &[String]) -> Outcome {
+    let once = ["tpcds", "--repeat", "1"].map(str::to_owned);
+    measure("benchmark", &[&once, arguments].concat())
 }
 
 /// Runs a program that measures.

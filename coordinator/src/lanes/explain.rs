@@ -157,8 +157,8 @@ fn operators(text: &mut String, plan: &Arc<dyn ExecutionPlan>, depth: usize) {
         }
         return;
     }
-    // A guard changes nothing that a reader of plans wants to know.
-    if plan.name() == "GuardExec" {
+    // They change nothing that a reader of plans wants to know.
+    if ["GuardExec", "KnownExec"].contains(&plan.name()) {
         for child in plan.children() {
             operators(text, child, depth);
         }

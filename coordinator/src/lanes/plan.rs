@@ -13,6 +13,7 @@ use datafusion_distributed::{DistributedConfig, DistributedExec, DistributedExt,
 use skep_cluster::failure::from_datafusion;
 use skep_cluster::settings::Travel;
 use skep_common::{ByteSize, Error, Result};
+use skep_engine::known::keep_known;
 use skep_engine::write::{Spread, WriteTarget, plan_write, scanned_bytes};
 use skep_engine::yielding::yielding;
 use skep_store::NodeInfo;
@@ -142,7 +143,8 @@ pub(super) async fn staged(
     }
     let count = workers.len();
     let plan = without_empty(plan).map_err(|e| from_datafusion(&e))?;
-    let plan = free_unions(plan, count, partitions(&parallel).get()).map_err(|e| from_datafusion(&e))?;
+    let plan = free_unions(plan, count, partitions(&parallel).get()).and_then(keep_known);
+    let plan = plan.map_err(|e| from_datafusion(&e))?;
     // A write whose rows nothing spreads, such as those of a file that one node has, gets an exchange to spread them.
     for deal in [false, true] {
         let plan = with_write(Arc::clone(&plan), job.write.as_ref(), count, partitions(&parallel), deal)?;

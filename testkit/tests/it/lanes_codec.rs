@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics, stats::Precision};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
@@ -12,7 +13,10 @@ use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{binary, col, lit};
-use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions, displayable,
+};
 use datafusion::prelude::SessionContext;
 use datafusion_proto::bytes::{
     physical_plan_from_bytes_with_extension_codec, physical_plan_to_bytes_with_extension_codec,
@@ -21,6 +25,7 @@ use object_store::path::Path;
 use skep_catalog::columns_from_arrow;
 use skep_engine::codec::Codec;
 use skep_engine::guard::GuardExec;
+use skep_engine::known::keep_known;
 use skep_engine::write::{Compression, WriteExec, WriteTarget};
 
 /// A worker's side: it knows the store.
@@ -117,6 +122,45 @@ fn every_scan_and_write_survives() {
         let back = round_trip(&write);
         assert_eq!(back.downcast_ref::<WriteExec>().unwrap().target().as_ref(), &target);
     }
+}
+
+/// A window over a key that a filter below has made constant, and over one that equals another.
+#[tokio::test]
+async fn what_is_known_below_a_window_survives() {
+    let context = SessionContext::new();
+    context.sql("CREATE TABLE t AS VALUES (1, 1, 2), (1, 3, 4)").await.unwrap().collect().await.unwrap();
+    let sql = "SELECT count(*) OVER (PARTITION BY column1, column2, column3) FROM t WHERE column1 = 1 AND column2 = column3";
+    let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+    let known = |plan: &Arc<dyn ExecutionPlan>| {
+        let mut found = Vec::new();
+        plan.apply(|node| {
+            if node.name() == "KnownExec" {
+                found.push(Arc::clone(node));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .unwrap();
+        found
+    };
+    assert!(known(&plan).is_empty());
+    let kept = keep_known(plan).unwrap();
+    let [node] = known(&kept).try_into().unwrap();
+    // The same over an input that knows nothing, as what reads the rows of another stage.
+    let ignorant: Arc<dyn ExecutionPlan> = Arc::new(EmptyExec::new(node.schema()));
+    let over = |input: Arc<dyn ExecutionPlan>| {
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        Arc::clone(&node).replace_children(vec![input], options).unwrap()
+    };
+    let facts = |plan: &Arc<dyn ExecutionPlan>| {
+        let known = plan.equivalence_properties();
+        let is = |name| known.is_expr_constant(&col(name, &plan.schema()).unwrap()).is_some();
+        let equal = known
+            .eq_group()
+            .exprs_equal(&col("column2", &plan.schema()).unwrap(), &col("column3", &plan.schema()).unwrap());
+        (is("column1"), is("column2"), equal)
+    };
+    assert_eq!(facts(&ignorant), (false, false, false));
+    assert_eq!(facts(&round_trip(&over(ignorant))), (true, false, true));
 }
 
 #[test]

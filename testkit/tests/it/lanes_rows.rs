@@ -135,6 +135,31 @@ async fn shapes_of_queries_agree() {
     }
 }
 
+/// A worker gets a stage without the stages below, and knows no less of their rows: here, that a key has one value, or is another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_over_keys_that_need_no_sorting_agree() {
+    let cluster = Cluster::start(3, Vec::new()).unwrap();
+    with_tpch(&cluster).await;
+    let sums = "SELECT l_returnflag AS f, l_linestatus AS s, l_shipmode AS m, l_linenumber AS n, sum(l_quantity) AS q \
+         FROM lineitem WHERE l_linestatus = 'F' GROUP BY 1, 2, 3, 4";
+    let twice = "SELECT o_orderkey AS a, l_orderkey AS b, count(*) AS c FROM orders JOIN lineitem \
+         ON o_orderkey = l_orderkey GROUP BY 1, 2";
+    for sql in [
+        format!("SELECT f, s, m, n, avg(q) OVER (PARTITION BY f, s) FROM ({sums})"),
+        format!("SELECT f, s, m, n, sum(q) OVER (PARTITION BY s, f ORDER BY m, n) FROM ({sums})"),
+        format!(
+            "SELECT f, s, m, n, avg(q) OVER (PARTITION BY f, s), rank() OVER (PARTITION BY f ORDER BY m, n) \
+             FROM ({sums})"
+        ),
+        format!(
+            "SELECT a, b, avg(c) OVER (PARTITION BY a, b), row_number() OVER (PARTITION BY a, b) FROM ({twice})"
+        ),
+    ] {
+        let ran = same(&cluster, &sql).await;
+        assert_eq!(ran.lane(), Some(Lane::Pipelined), "{sql}: {:?}", ran.fallback());
+    }
+}
+
 /// One small file is still read by every worker, when it has row groups for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn row_groups_of_one_file_spread() {

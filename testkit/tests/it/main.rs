@@ -31,5 +31,6 @@ mod pty;
 mod python;
 mod sessions;
 mod slt;
+mod tpcds;
 mod tpch;
 mod watching;

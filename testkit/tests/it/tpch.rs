@@ -1,18 +1,22 @@
 //! TPC-H at scale factor 0.01, in `cargo xtask slow` 0.1, over three worker processes: every engine finds the same rows.
 
-use skep_testkit::tpch;
+use skep_testkit::benchmark::{LANES, Options, Report};
+use skep_testkit::tpch::{self, TPCH};
 
-fn scale() -> f64 {
-    if skep_testkit::slow() { 0.1 } else { 0.01 }
+async fn compare() -> Report {
+    let folder = tempfile::tempdir().unwrap();
+    let scale = if skep_testkit::slow() { 0.1 } else { 0.01 };
+    let options = Options { scale, repeat: 1, lanes: &LANES };
+    let report = TPCH.run(folder.path(), options, |_| ()).await.unwrap();
+    println!("{}", report.text());
+    assert_eq!(report.timings.len(), tpch::QUERIES);
+    assert!(report.differences.is_empty(), "{}", report.text());
+    report
 }
 
 #[tokio::test]
 async fn every_query_finds_the_same_rows_in_every_lane() {
-    let folder = tempfile::tempdir().unwrap();
-    let report = tpch::run(folder.path(), scale(), 1).await.unwrap();
-    println!("{}", report.text());
-    assert_eq!(report.timings.len(), tpch::QUERIES);
-    assert!(report.differences.is_empty(), "{}", report.text());
+    compare().await;
 }
 
 #[tokio::test]
@@ -21,8 +25,6 @@ async fn every_query_agrees_with_duckdb() {
         skep_testkit::skip("tpch::every_query_agrees_with_duckdb", "DuckDB");
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let report = tpch::run(folder.path(), scale(), 1).await.unwrap();
+    let report = compare().await;
     assert!(report.timings.iter().all(|timing| timing.duckdb.is_some()));
-    assert!(report.differences.is_empty(), "{}", report.text());
 }

@@ -26,6 +26,7 @@ use skep_cluster::failure::from_datafusion;
 use skep_cluster::settings::Travel;
 use skep_common::Result;
 use skep_engine::Replicas;
+use skep_engine::known::keep_known;
 use skep_engine::write::{Spread, WriteExec, WriteTarget, plan_write};
 use skep_store::NodeInfo;
 
@@ -67,7 +68,8 @@ pub(in crate::lanes) async fn shape(job: &Job, workers: &[NodeInfo], slots: usiz
         return Ok(Shaped::Whole(reason));
     }
     let indeterminate = indeterminate(&plan).map_err(|e| from_datafusion(&e))?;
-    let plan = near(plan, workers).and_then(whole_probes).and_then(apart).map_err(|e| from_datafusion(&e))?;
+    let plan = near(plan, workers).and_then(whole_probes).and_then(apart).and_then(keep_known);
+    let plan = plan.map_err(|e| from_datafusion(&e))?;
     let plan = match &job.write {
         Some(target) => with_write(plan, target, slots)?,
         None => plan,
