@@ -41,6 +41,8 @@ pub struct Query {
     pub sql: String,
     /// Whether its last ORDER BY leaves open which rows come first.
     pub ties: bool,
+    /// What numbers of two engines may differ by.
+    pub tolerance: f64,
 }
 
 /// Tables and queries.
@@ -67,6 +69,8 @@ pub struct Options<'a> {
     pub repeat: usize,
     /// The lanes, some of [`LANES`].
     pub lanes: &'a [&'a str],
+    /// The names of the queries to run, `q7,q12`; absent: all.
+    pub only: Option<&'a str>,
 }
 
 /// What one query took in each engine, in seconds.
@@ -153,7 +157,10 @@ impl Benchmark {
         }
         report.load = (clock.instant() - start).as_secs_f64();
 
-        for query in (self.queries)(options.scale)? {
+        let mut queries = (self.queries)(options.scale)?;
+        queries
+            .retain(|query| options.only.is_none_or(|names| names.split(',').any(|name| name == query.name)));
+        for query in queries {
             let name = &query.name;
             let sql = query.in_total_order(&plain).await?;
             let mut differ = |between: &str, difference: Option<String>| {
@@ -177,7 +184,7 @@ impl Benchmark {
                 let found = best(options.repeat, async || client.clone().rows(&sql).await).await;
                 timing.lanes.push(found.as_ref().ok().map(|(_, seconds)| *seconds));
                 let difference = match found {
-                    Ok((found, _)) => rows::difference(&found, &expected, LAST_DIGIT),
+                    Ok((found, _)) => rows::difference(&found, &expected, query.tolerance),
                     Err(error) => Some(error.report()),
                 };
                 differ(&format!("{lane} and DataFusion"), difference);
@@ -193,7 +200,7 @@ impl Benchmark {
                 })
                 .await?;
                 timing.duckdb = Some(least);
-                differ("DuckDB and DataFusion", rows::difference(&found, &expected, LAST_DIGIT));
+                differ("DuckDB and DataFusion", rows::difference(&found, &expected, query.tolerance));
             }
             progress(&timing);
             report.timings.push(timing);
@@ -245,7 +252,12 @@ impl Query {
         let path = crate::testdata().join(folder).join(format!("{name}.sql"));
         let text = std::fs::read_to_string(&path)
             .map_err(|e| Error::not_found(format!("cannot read '{}'", path.display())).source(e))?;
-        Ok(Self { name, sql: text.trim().trim_end_matches(';').trim_end().to_owned(), ties: true })
+        Ok(Self {
+            name,
+            sql: text.trim().trim_end_matches(';').trim_end().to_owned(),
+            ties: true,
+            tolerance: LAST_DIGIT,
+        })
     }
 
     /// Its text, in which all columns decide the order before a last `LIMIT`: else engines may keep other rows of those that
@@ -380,7 +392,7 @@ mod tests {
             ),
             ("SELECT * FROM (SELECT 1 AS a LIMIT 3)", "SELECT * FROM (SELECT 1 AS a LIMIT 3)"),
         ] {
-            let query = Query { name: "q0".to_owned(), sql: sql.to_owned(), ties: true };
+            let query = Query { name: "q0".to_owned(), sql: sql.to_owned(), ties: true, tolerance: 0.0 };
             assert_eq!(query.in_total_order(&context).await.unwrap(), expected);
             assert_eq!(Query { ties: false, ..query }.in_total_order(&context).await.unwrap(), sql);
         }

@@ -1,4 +1,4 @@
-//! Measures TPC-H or TPC-DS: `benchmark tpch|tpcds [--sf N] [--repeat N] [--save FILE | --baseline FILE]`.
+//! Measures TPC-H or TPC-DS: `benchmark tpch|tpcds [--sf N] [--repeat N] [--only qN,..] [--save FILE | --baseline FILE]`.
 //!
 //! Run it by `cargo xtask tpch` and `cargo xtask tpcds`.
 
@@ -14,6 +14,7 @@ struct Options {
     benchmark: Benchmark,
     scale: f64,
     repeat: usize,
+    only: Option<String>,
     save: Option<PathBuf>,
     baseline: Option<PathBuf>,
 }
@@ -35,7 +36,12 @@ async fn main() -> ExitCode {
         }
     };
     println!("{} scale factor {}, best of {}", options.benchmark.name, options.scale, options.repeat);
-    let how = benchmark::Options { scale: options.scale, repeat: options.repeat, lanes: &LANES };
+    let how = benchmark::Options {
+        scale: options.scale,
+        repeat: options.repeat,
+        lanes: &LANES,
+        only: options.only.as_deref(),
+    };
     let report =
         match options.benchmark.run(folder.path(), how, |timing| eprintln!("{}", timing.line())).await {
             Ok(report) => report,
@@ -64,13 +70,14 @@ fn options() -> Result<Options, String> {
         Some("tpcds") => TPCDS,
         _ => return Err("the first argument is 'tpch' or 'tpcds'".to_owned()),
     };
-    let mut options = Options { benchmark, scale: 1.0, repeat: 3, save: None, baseline: None };
+    let mut options = Options { benchmark, scale: 1.0, repeat: 3, only: None, save: None, baseline: None };
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("'{name}' needs a value"))?;
         let number = || format!("'{value}' is not a number that {name} takes");
         match name.as_str() {
             "--sf" => options.scale = value.parse().ok().filter(|n| *n > 0.0).ok_or_else(number)?,
             "--repeat" => options.repeat = value.parse().ok().filter(|n| *n > 0).ok_or_else(number)?,
+            "--only" => options.only = Some(value),
             "--save" => options.save = Some(value.into()),
             "--baseline" => options.baseline = Some(value.into()),
             _ => return Err(format!("there is no option '{name}'")),
