@@ -303,7 +303,9 @@ fn end(rows: u64) -> FetchReply {
 }
 
 /// Invariant 9: a stream that ends without its end mark is an error, also when every call ended well.
-#[tokio::test(flavor = "multi_thread")]
+///
+/// On one thread: nobody takes rows away while more of them arrive at once than were asked for.
+#[tokio::test]
 async fn rows_without_their_end_mark_are_an_error() {
     let whole = vec![batch(), end(3)];
     for (script, expected) in [
@@ -312,10 +314,7 @@ async fn rows_without_their_end_mark_are_an_error() {
         (vec![], Err((Kind::Unavailable, "before its end mark"))),
         (vec![batch(), end(4)], Err((Kind::Internal, "4 rows"))),
         (vec![end(3)], Err((Kind::Internal, "3 rows"))),
-        (
-            vec![batch(), batch(), batch(), batch(), batch(), batch()],
-            Err((Kind::Internal, "more than it was asked")),
-        ),
+        (vec![batch(); 100], Err((Kind::Internal, "more than it was asked"))),
         (vec![FetchReply { partition: 7, ..batch() }], Err((Kind::Internal, "partition 7"))),
     ] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
