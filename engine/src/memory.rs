@@ -14,6 +14,9 @@
 //! # Not guaranteed
 //! Nobody knows which statement allocated what no pool counts: the one that is ended is the one whose operators hold the
 //! most, and the latest of those that hold the same.
+//!
+//! # Not here
+//! Who may run at all, and with which share (`skep-coordinator`'s admission); counting allocations (the binary).
 
 use std::collections::HashMap;
 use std::fmt;

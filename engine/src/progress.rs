@@ -1,4 +1,7 @@
 //! How much of what plans read was read.
+//!
+//! # Not here
+//! Adding it up for a statement and over workers (`skep-coordinator`'s queries).
 
 use std::fmt;
 use std::sync::Arc;

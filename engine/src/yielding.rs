@@ -3,6 +3,9 @@
 //! A join whose rows are wanted by an aggregate gives batch after batch without ever waiting for anything. The thread that drives it
 //! is gone until it ends: nothing else of the process runs there, no heartbeat and no KILL. DataFusion makes the leaves of a plan
 //! give way from time to time; these operators need few rows of a leaf for very many of their own.
+//!
+//! # Not here
+//! Ending what runs: whoever drives the plan drops it.
 
 use std::sync::Arc;
 

@@ -1,4 +1,7 @@
 //! What statements do on this worker, for the coordinator to say how far they are.
+//!
+//! # Not here
+//! Sending it (`skep_cluster::membership`); the progress of durable tasks, which report themselves (`durable::poll`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
