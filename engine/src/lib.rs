@@ -24,6 +24,7 @@ pub mod guard;
 pub mod known;
 pub mod memory;
 pub mod names;
+mod order;
 pub mod placement;
 pub mod planner;
 pub mod progress;

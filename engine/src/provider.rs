@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Statistics;
 use datafusion::datasource::TableType;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
@@ -19,6 +20,11 @@ use crate::error;
 pub(crate) trait Scan: Debug + Send + Sync + 'static {
     /// Its columns.
     fn schema(&self) -> &SchemaRef;
+
+    /// What is known of all of its rows.
+    fn statistics(&self) -> Option<Statistics> {
+        None
+    }
 
     /// Reads its columns at `projection`, or all. Files of which no row passes `filters` are left out; without filters
     /// `limit` rows are enough. Rows that do not pass may come.
@@ -56,6 +62,11 @@ impl<T: Scan> TableProvider for Provider<T> {
         filters: &[&Expr],
     ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    /// For the order of joins.
+    fn statistics(&self) -> Option<Statistics> {
+        self.0.statistics()
     }
 
     async fn scan(

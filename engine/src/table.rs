@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use chrono::DateTime;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
+use datafusion::common::Statistics;
+use datafusion::common::stats::Precision;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
@@ -28,6 +30,8 @@ use crate::provider::Scan;
 use crate::scan::{Bounds, Layout, Reports, ScanReport, groups, keep, numbered, scan_by_name};
 use crate::{error, files, types};
 
+/// Files from which the order of joins reads bounds.
+const BOUNDS_MAX: usize = 1000;
 /// Bytes after a Parquet footer that are read with it.
 const FOOTER_TAIL: u64 = 8;
 
@@ -209,6 +213,26 @@ impl SkepTable {
 impl Scan for SkepTable {
     fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// Bounds are left out where there are many files to read them from.
+    fn statistics(&self) -> Option<Statistics> {
+        let bounds = Bounds::new(&self.def, &self.files).with_distinct(&self.distinct);
+        let mut columns: Vec<usize> =
+            (0..self.schema.fields().len()).filter(|&at| self.layout.plain(at)).collect();
+        if self.files.len() > BOUNDS_MAX {
+            columns.clear();
+        }
+        let mut statistics = bounds.statistics(&self.schema, &columns);
+        for (at, column) in self.def.columns.iter().enumerate() {
+            if let (Some(&count), Some(known)) =
+                (self.distinct.get(&column.id), statistics.column_statistics.get_mut(at))
+                && known.distinct_count == Precision::Absent
+            {
+                known.distinct_count = Precision::Inexact(usize::try_from(count).unwrap_or(usize::MAX));
+            }
+        }
+        Some(statistics)
     }
 
     async fn plan(

@@ -67,7 +67,7 @@ use crate::scan::{Fresh, Reports, ScanReport};
 use crate::settings::Settings;
 use crate::sql::{CopySource, Name, Statement};
 use crate::types::Types;
-use crate::{error, functions, names, types};
+use crate::{error, functions, names, order, types};
 use catalog::Catalogs;
 
 /// Plans one statement. Made for each, and thrown away.
@@ -100,6 +100,7 @@ impl Planner {
             .with_runtime_env(Arc::clone(&environment.runtime))
             .with_catalog_list(Arc::clone(&catalogs) as _)
             .with_type_planner(Arc::new(Types { views: settings.view_types() }))
+            .with_optimizer_rules(order::rules())
             .with_analyzer_rule(Arc::new(Fresh(Arc::clone(&reports))));
         builder = functions::register(builder);
         let mut state = builder.build();

@@ -23,6 +23,7 @@
 //! Choosing the lane and running a job again (`lanes::run`), running tasks (`skep-worker`), commits of what was written.
 
 mod job;
+mod joins;
 mod ledger;
 mod plan;
 mod policy;

@@ -30,6 +30,7 @@ use skep_engine::known::keep_known;
 use skep_engine::write::{Spread, WriteExec, WriteTarget, plan_write};
 use skep_store::NodeInfo;
 
+use super::joins::SpillingJoins;
 use crate::lanes::Job;
 use crate::lanes::leaf::{divisible, file_scan, range, unsigned};
 use crate::lanes::shape::{SplitScans, undistributable, with_children};
@@ -87,14 +88,20 @@ pub(in crate::lanes) async fn shape(job: &Job, workers: &[NodeInfo], slots: usiz
 fn durable_state(job: &Job, slots: usize) -> SessionState {
     let mut builder = SessionStateBuilder::new_from_existing(job.state.clone());
     let mut rules: Vec<_> = vec![Arc::new(SplitScans) as _];
-    rules.extend(job.state.physical_optimizers().iter().map(Arc::clone));
+    for rule in job.state.physical_optimizers() {
+        rules.push(Arc::clone(rule));
+        if rule.name() == "join_selection" {
+            rules.push(Arc::new(SpillingJoins));
+        }
+    }
     let config = builder.config().get_or_insert_default();
-    // Joins that spill, filters that are not passed between stages, subqueries as joins: what Ballista asks for.
+    let by_hash = config.options().optimizer.prefer_hash_join;
+    // Filters that are not passed between stages, subqueries as joins: what Ballista asks for.
     let mut durable = config
         .clone()
         .upgrade_for_ballista()
         .with_ballista_adaptive_query_planner(false)
-        .set_bool("datafusion.optimizer.prefer_hash_join", false)
+        .set_bool("datafusion.optimizer.prefer_hash_join", by_hash)
         .set_bool("datafusion.optimizer.enable_physical_uncorrelated_scalar_subquery", false)
         .set_bool("datafusion.optimizer.enable_dynamic_filter_pushdown", false)
         .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
