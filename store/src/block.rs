@@ -65,6 +65,14 @@ hex_id!(
     BlockId,
     "block id"
 );
+impl BlockId {
+    /// When it was generated, in microseconds since 1970 and to the millisecond.
+    pub(crate) fn made_us(&self) -> Option<i64> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        i64::try_from(seconds).ok()?.checked_mul(1_000_000)?.checked_add(i64::from(nanos / 1000))
+    }
+}
+
 hex_id!(
     /// One write of one file, from its first block to its appearance; then the version (`e_tag`) of the file.
     WriteId,

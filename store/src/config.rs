@@ -33,6 +33,10 @@ pub struct Config {
     /// Silence of a replica after which a read goes on with the next one. 100 ms to 5 min.
     #[serde(with = "skep_common::unit::duration")]
     pub read_timeout: Duration,
+    /// How long a replica is waited for before the next one is asked as well, and the first answer taken. Waits are longer
+    /// where reads usually take longer than a third of it. 1 ms to 5 min.
+    #[serde(with = "skep_common::unit::duration")]
+    pub hedge_delay: Duration,
     /// How long reads and writes wait for nodes that are away to come back before they fail. 0 ms to 5 min.
     #[serde(with = "skep_common::unit::duration")]
     pub node_wait: Duration,
@@ -60,14 +64,37 @@ pub struct Config {
     /// How often a worker reports every block it holds, besides whenever it joins. 1 s to 7 d.
     #[serde(with = "skep_common::unit::duration")]
     pub report_interval: Duration,
+    /// How long ago every block's checksums were read at most: each worker reads its blocks again, those first that were
+    /// not checked for longest. 1 s to 3650 d.
+    #[serde(with = "skep_common::unit::duration")]
+    pub scrub_interval: Duration,
+    /// Bytes per second that a worker reads for that. At least 64 KiB.
+    pub scrub_rate: ByteSize,
+    /// Bytes of damaged blocks that a worker keeps aside, for people to look at, after they were replaced.
+    pub quarantine_max: ByteSize,
+    /// Bytes of blocks that a worker takes at most. Absent: what its file system has room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<ByteSize>,
     /// How often the coordinator looks for blocks to repair and to collect. 50 ms to 1 h.
     #[serde(with = "skep_common::unit::duration")]
     pub keep_interval: Duration,
     /// How long a node may be away before its replicas are made anew elsewhere. 0 ms to 1 d.
     #[serde(with = "skep_common::unit::duration")]
     pub repair_delay: Duration,
-    /// Copies made at the same time to restore replicas. 1 to 64.
+    /// Copies made at the same time to restore replicas and to move them. 1 to 1024.
     pub repair_parallel: u32,
+    /// Of those, copies that one node sends, and that it takes. 1 to 64.
+    pub repair_per_node: u32,
+    /// Bytes per second that all copies may take together; blocks of which one replica is left do not wait for it. At
+    /// least 64 KiB. Absent: as fast as they go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repair_bandwidth: Option<ByteSize>,
+    /// How many percent the fullness of a node may be away from that of all nodes together before blocks are moved. 1 to
+    /// 100; with 100 none are.
+    pub balance_percent: u32,
+    /// How long a block must have been there that the namespace forgot, before it is deleted. 1 s to 365 d.
+    #[serde(with = "skep_common::unit::duration")]
+    pub orphan_grace: Duration,
 }
 
 impl Default for Config {
@@ -82,6 +109,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(20),
             sync_timeout: Duration::from_secs(60),
             read_timeout: Duration::from_secs(10),
+            hedge_delay: Duration::from_millis(300),
             node_wait: Duration::from_secs(10),
             namespace_timeout: Duration::from_secs(30),
             write_heartbeat: Duration::from_secs(5),
@@ -91,9 +119,17 @@ impl Default for Config {
             write_lease: Duration::from_secs(3600),
             delete_grace: Duration::from_secs(60),
             report_interval: Duration::from_secs(3600),
+            scrub_interval: Duration::from_secs(14 * 24 * 3600),
+            scrub_rate: ByteSize::mib(16),
+            quarantine_max: ByteSize::gib(1),
+            capacity: None,
             keep_interval: Duration::from_secs(5),
             repair_delay: Duration::from_secs(30),
-            repair_parallel: 4,
+            repair_parallel: 8,
+            repair_per_node: 2,
+            repair_bandwidth: None,
+            balance_percent: 10,
+            orphan_grace: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -125,7 +161,15 @@ impl Config {
         count("replication", u64::from(self.replication), 1, 16);
         count("min_replicas", u64::from(self.min_replicas), 1, u64::from(self.replication.max(1)));
         count("metadata_entries", self.metadata_entries, 1, 10_000_000);
-        count("repair_parallel", u64::from(self.repair_parallel), 1, 64);
+        count("repair_parallel", u64::from(self.repair_parallel), 1, 1024);
+        count("repair_per_node", u64::from(self.repair_per_node), 1, 64);
+        count("balance_percent", u64::from(self.balance_percent), 1, 100);
+        if self.scrub_rate.0 < 64 << 10 {
+            wrong.push("scrub_rate is less than 64 KiB".to_owned());
+        }
+        if self.repair_bandwidth.is_some_and(|bytes| bytes.0 < 64 << 10) {
+            wrong.push("repair_bandwidth is less than 64 KiB".to_owned());
+        }
         if self.write_heartbeat >= self.write_timeout {
             wrong.push("write_heartbeat is not less than write_timeout".to_owned());
         }
@@ -137,7 +181,10 @@ impl Config {
             ("write_heartbeat", self.write_heartbeat, 50),
             ("write_lease", self.write_lease, 1000),
             ("report_interval", self.report_interval, 1000),
+            ("hedge_delay", self.hedge_delay, 1),
+            ("scrub_interval", self.scrub_interval, 1000),
             ("keep_interval", self.keep_interval, 50),
+            ("orphan_grace", self.orphan_grace, 1000),
         ] {
             if value < Duration::from_millis(min) {
                 wrong.push(format!("{name} is less than {min}ms"));

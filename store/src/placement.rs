@@ -33,6 +33,30 @@ pub struct Request<'a> {
     pub space: u64,
 }
 
+/// A node as far as placing goes.
+pub trait Site {
+    /// Its id.
+    fn id(&self) -> &NodeId;
+    /// Its failure domain.
+    fn zone(&self) -> Option<&str>;
+    /// Bytes free for blocks.
+    fn free(&self) -> u64;
+}
+
+impl Site for NodeInfo {
+    fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+
+    fn free(&self) -> u64 {
+        self.free
+    }
+}
+
 /// Up to `request.count` nodes out of `nodes`, in the order of the chain. Fewer if fewer qualify.
 ///
 /// The first is the writer where it can be; each further one has the best score among the zones used least so far. A
@@ -40,25 +64,25 @@ pub struct Request<'a> {
 ///
 /// # Cost
 /// `O(nodes * count)`.
-pub fn place(request: &Request<'_>, nodes: &[NodeInfo]) -> Vec<NodeInfo> {
+pub fn place<N: Site + Clone>(request: &Request<'_>, nodes: &[N]) -> Vec<N> {
     let mut used: HashMap<Zone<'_>, usize> = HashMap::new();
-    for node in nodes.iter().filter(|node| request.have.contains(&node.id)) {
+    for node in nodes.iter().filter(|node| request.have.contains(node.id())) {
         *used.entry(zone(node)).or_default() += 1;
     }
-    let eligible = |node: &&NodeInfo| {
-        node.free >= request.space.max(1)
-            && !request.have.contains(&node.id)
-            && !request.exclude.contains(&node.id)
+    let eligible = |node: &&N| {
+        node.free() >= request.space.max(1)
+            && !request.have.contains(node.id())
+            && !request.exclude.contains(node.id())
     };
-    let mut left: Vec<(f64, &NodeInfo)> =
+    let mut left: Vec<(f64, &N)> =
         nodes.iter().filter(eligible).map(|node| (score(request.block, node), node)).collect();
-    left.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.id.cmp(&b.1.id)));
+    left.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.id().cmp(b.1.id())));
 
     let mut chosen = Vec::with_capacity(request.count);
     while chosen.len() < request.count && !left.is_empty() {
         let writer = request.writer.filter(|_| chosen.is_empty() && request.have.is_empty());
         let at =
-            writer.and_then(|id| left.iter().position(|(_, node)| node.id == *id)).unwrap_or_else(|| {
+            writer.and_then(|id| left.iter().position(|(_, node)| node.id() == id)).unwrap_or_else(|| {
                 let crowd = |i: &usize| used.get(&zone(left[*i].1)).copied().unwrap_or(0);
                 (0..left.len()).min_by_key(crowd).unwrap_or(0)
             });
@@ -75,16 +99,16 @@ enum Zone<'a> {
     Alone(&'a NodeId),
 }
 
-fn zone(node: &NodeInfo) -> Zone<'_> {
-    node.zone.as_deref().map_or(Zone::Alone(&node.id), Zone::Named)
+fn zone<N: Site>(node: &N) -> Zone<'_> {
+    node.zone().map_or(Zone::Alone(node.id()), Zone::Named)
 }
 
 /// Less is better.
-fn score(block: BlockId, node: &NodeInfo) -> f64 {
-    let hash = hash(block, &node.id);
+fn score<N: Site>(block: BlockId, node: &N) -> f64 {
+    let hash = hash(block, node.id());
     // The upper 53 bits, moved off zero: uniform in (0, 1).
     let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    -uniform.ln() / node.free.max(1) as f64
+    -uniform.ln() / node.free().max(1) as f64
 }
 
 /// Orders nodes for a reader that could ask any: stable for one reader and block, spread over many.

@@ -182,7 +182,8 @@ impl BlockServer {
     /// `NotFound`, `Corrupt`, `Invalid` range; later pieces carry theirs.
     pub async fn read(&self, block: BlockId, range: Range<u64>) -> Result<BlockStream> {
         let disk = self.0.disk.clone();
-        let open = Arc::new(blocking(move || disk.open_for_read(block)).await?);
+        let open = blocking(move || disk.open_for_read(block)).await;
+        let open = Arc::new(open.inspect_err(|error| self.damaged(block, error))?);
         if range.start > range.end || range.end > open.length() {
             return Err(Error::invalid(format!(
                 "bytes {}..{} are outside block {block} of {} bytes",
@@ -199,7 +200,29 @@ impl BlockServer {
             let open = Arc::clone(&open);
             blocking(move || open.read(piece))
         };
-        Ok(stream::iter(pieces.filter(|piece| !piece.is_empty())).map(read).buffered(READ_AHEAD).boxed())
+        let server = self.clone();
+        let pieces = stream::iter(pieces.filter(|piece| !piece.is_empty())).map(read).buffered(READ_AHEAD);
+        let watched = pieces.inspect(move |piece| {
+            if let Err(error) = piece {
+                server.damaged(block, error);
+            }
+        });
+        Ok(watched.boxed())
+    }
+
+    /// Keeps a damaged block for people to look at.
+    pub(crate) fn damaged(&self, block: BlockId, error: &Error) {
+        if fault_of(error) != Some(Fault::Corrupt) {
+            return;
+        }
+        let (disk, max) = (self.0.disk.clone(), self.0.config.quarantine_max.0);
+        let keep = blocking(move || disk.quarantine(block, max));
+        task::spawn("quarantine", async move {
+            if let Err(error) = keep.await {
+                tracing::warn!(%block, error = %error.report(), "a damaged block is not kept aside");
+            }
+        })
+        .detach();
     }
 
     /// Bytes `range` of a block at once: the reader's own disk.
@@ -208,7 +231,8 @@ impl BlockServer {
     /// As [`BlockServer::read`].
     pub async fn read_whole(&self, block: BlockId, range: Range<u64>) -> Result<Bytes> {
         let disk = self.0.disk.clone();
-        blocking(move || disk.read(block, range)).await
+        let read = blocking(move || disk.read(block, range)).await;
+        read.inspect_err(|error| self.damaged(block, error))
     }
 
     /// Deletes blocks. One that is not there is fine.

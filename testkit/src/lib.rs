@@ -18,6 +18,7 @@
 //! Assertions about one crate: they stand beside its code.
 
 pub mod benchmark;
+pub mod blocks;
 pub mod client;
 pub mod duckdb;
 pub mod links;

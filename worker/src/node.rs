@@ -17,7 +17,7 @@ use skep_common::task::{self, Task};
 use skep_common::{Error, NodeId, Result};
 use skep_engine::codec::Codec;
 use skep_engine::memory::Memory;
-use skep_store::{BlockServer, Disk, NamespaceClient, NodeInfo, Peers, SkepStore, Stores};
+use skep_store::{BlockServer, Disk, NamespaceClient, NodeInfo, Peers, Scrubber, SkepStore, Stores};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,7 @@ pub struct Worker {
     serving: Task<Result<()>>,
     announcing: Task<Result<()>>,
     _reporting: Task<()>,
+    _scrubbing: Task<()>,
     _durable: Task<()>,
 }
 
@@ -81,6 +82,7 @@ impl Worker {
     pub async fn start(config: Config) -> Result<Self> {
         let chunk = u32::try_from(config.store.checksum_chunk.bytes()).unwrap_or(u32::MAX);
         let disk = Disk::open(&config.data, config.node.clone(), chunk)?;
+        disk.set_capacity(config.store.capacity.map(|capacity| capacity.bytes()));
         let node = disk.node().clone();
         let (secret, channel) = (&config.secret, &config.channel);
         let peers: Arc<dyn Peers> =
@@ -178,7 +180,8 @@ impl Worker {
             let ended = announcing.join().await?;
             return Err(ended.err().unwrap_or_else(|| Error::cancelled("stopped before it joined")));
         }
-        let reporting = blocks.keep_reporting(namespace);
+        let reporting = blocks.keep_reporting(Arc::clone(&namespace));
+        let scrubbing = Scrubber::new(blocks.server().clone(), namespace, Arc::clone(&config.clock)).start();
         let fetching = durable.start()?;
         Ok(Self {
             node,
@@ -188,6 +191,7 @@ impl Worker {
             serving,
             announcing,
             _reporting: reporting,
+            _scrubbing: scrubbing,
             _durable: fetching,
         })
     }

@@ -6,6 +6,7 @@
 //!   blocks/<xx>/<id>.block    the bytes, nothing else; <xx> are the last two digits of the id
 //!   blocks/<xx>/<id>.sum      their checksums (see `sidecar`)
 //!   tmp/                      blocks being written; emptied at start
+//!   quarantine/               second names of blocks that failed their checks: what they were like outlives their replacement
 //! ```
 //!
 //! # Guarantees
@@ -13,6 +14,7 @@
 //!   and the folder is forced to the disk before the write is acknowledged.
 //! - A read checks exactly the chunks it touches, and returns nothing that failed.
 //! - Blocks never change. Writing one again replaces it as a whole.
+//! - The time of change of a `.sum` file is when its block was last checked as a whole.
 //!
 //! # Not here
 //! Which blocks should be here (the namespace decides), and who reads them.
@@ -27,6 +29,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use moka::sync::Cache;
@@ -55,6 +58,10 @@ struct Inner {
     identity: Mutex<Identity>,
     sidecars: Cache<BlockId, Arc<Sidecar>>,
     counter: AtomicU64,
+    /// Bytes of whole blocks.
+    used: AtomicU64,
+    /// Bytes of blocks it takes at most.
+    capacity: Mutex<Option<u64>>,
     /// Absent: another process writes here.
     _lock: Option<File>,
 }
@@ -109,15 +116,20 @@ impl Disk {
             std::fs::remove_file(&path).map_err(at(&path))?;
         }
         let identity = load_identity(folder, name)?;
-        Ok(Self(Arc::new(Inner {
+        let disk = Self(Arc::new(Inner {
             folder: folder.to_owned(),
             node: identity.node.clone(),
             chunk: checksum_chunk,
             identity: Mutex::new(identity),
             sidecars: Cache::new(SIDECARS_MAX),
             counter: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+            capacity: Mutex::new(None),
             _lock: Some(lock),
-        })))
+        }));
+        let lengths = disk.names("block")?.into_iter().map(|(_, meta)| meta.len());
+        disk.0.used.store(lengths.sum(), Ordering::Relaxed);
+        Ok(disk)
     }
 
     /// The folder of `node`, which another process of this machine has open, to read blocks without a network (HDFS calls
@@ -138,6 +150,8 @@ impl Disk {
             identity: Mutex::new(identity),
             sidecars: Cache::new(SIDECARS_MAX),
             counter: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+            capacity: Mutex::new(None),
             _lock: None,
         })))
     }
@@ -174,7 +188,17 @@ impl Disk {
         Ok(())
     }
 
-    /// Bytes free for blocks on the file system of the folder.
+    /// From here on no more than `capacity` bytes of blocks are said to fit.
+    pub fn set_capacity(&self, capacity: Option<u64>) {
+        *self.0.capacity.lock() = capacity;
+    }
+
+    /// Bytes of the blocks that are here.
+    pub fn used(&self) -> u64 {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes free for blocks: on the file system of the folder, and up to the capacity.
     ///
     /// # Errors
     /// Those of the file system.
@@ -182,7 +206,98 @@ impl Disk {
         let stat = rustix::fs::statvfs(&self.0.folder).map_err(|e| {
             io_error(e.into(), format!("cannot ask for the free space of '{}'", self.0.folder.display()))
         })?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let fits = self.0.capacity.lock().map(|capacity| capacity.saturating_sub(self.used()));
+        Ok(fits.map_or(free, |fits| fits.min(free)))
+    }
+
+    /// The files of blocks with this ending.
+    fn names(&self, ending: &str) -> Result<Vec<(BlockId, std::fs::Metadata)>> {
+        let wrong = |e| io_error(e, format!("cannot list the blocks in '{}'", self.0.folder.display()));
+        let mut names = Vec::new();
+        for shard in std::fs::read_dir(self.0.folder.join("blocks")).map_err(wrong)? {
+            for entry in std::fs::read_dir(shard.map_err(wrong)?.path()).map_err(wrong)? {
+                let entry = entry.map_err(wrong)?;
+                let path = entry.path();
+                let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+                let Some(id) = id.filter(|_| path.extension().is_some_and(|e| e == ending)) else { continue };
+                match entry.metadata() {
+                    Ok(meta) => names.push((id, meta)),
+                    // Deleted meanwhile.
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    Err(e) => return Err(wrong(e)),
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// The blocks with the times they were last checked as a whole, those first that were not for longest.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn by_last_check(&self) -> Result<Vec<(SystemTime, BlockId)>> {
+        let mut found: Vec<_> = self
+            .names("sum")?
+            .into_iter()
+            .map(|(block, meta)| (meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), block))
+            .collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The block was checked as a whole.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn checked(&self, block: BlockId, at: SystemTime) -> Result<()> {
+        let set =
+            OpenOptions::new().write(true).open(self.sidecar_path(block)).and_then(|f| f.set_modified(at));
+        match set {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(io_error(e, format!("cannot note that block {block} was checked")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a damaged block a second name in `quarantine/`, where it stays when it is replaced or deleted; the oldest there
+    /// go when they are more than `max` bytes. The block itself is left, since chunks of it may be the last there are.
+    /// Nothing happens in a folder that another process has open.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn quarantine(&self, block: BlockId, max: u64) -> Result<()> {
+        if self.0._lock.is_none() {
+            return Ok(());
+        }
+        let folder = self.0.folder.join("quarantine");
+        let wrong = |e| io_error(e, format!("cannot put block {block} into '{}'", folder.display()));
+        std::fs::create_dir_all(&folder).map_err(wrong)?;
+        for (path, ending) in [(self.block_path(block), "block"), (self.sidecar_path(block), "sum")] {
+            match std::fs::hard_link(&path, folder.join(format!("{block}.{ending}"))) {
+                Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => {
+                    return Err(wrong(e));
+                }
+                _ => {}
+            }
+        }
+        let mut held = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(wrong)? {
+            let entry = entry.map_err(wrong)?;
+            held.push((entry.path(), entry.metadata().map_err(wrong)?.len()));
+        }
+        // Ids begin with the time they were made.
+        held.sort_unstable();
+        let mut bytes: u64 = held.iter().map(|(_, length)| length).sum();
+        for (path, length) in held {
+            if bytes <= max {
+                break;
+            }
+            std::fs::remove_file(&path).map_err(wrong)?;
+            bytes -= length;
+        }
+        Ok(())
     }
 
     /// Everything in the folder. Lengths are compared, bytes are not read.
@@ -265,13 +380,25 @@ impl Disk {
         self.0.sidecars.invalidate(&block);
         // Bytes first: without them the block is gone, whatever happens next.
         for path in [self.block_path(block), self.sidecar_path(block)] {
+            let length = if path.extension().is_some_and(|e| e == "block") {
+                std::fs::metadata(&path).map_or(0, |meta| meta.len())
+            } else {
+                0
+            };
             match std::fs::remove_file(&path) {
-                Ok(()) => {}
+                Ok(()) => self.account(length, 0),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) => return Err(io_error(e, format!("cannot delete '{}'", path.display()))),
             }
         }
         Ok(())
+    }
+
+    fn account(&self, less: u64, more: u64) {
+        // Never below zero, whatever people do to the folder.
+        let _ = self.0.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            Some(used.saturating_sub(less).saturating_add(more))
+        });
     }
 
     /// The file with the bytes of a block, for tests and for people.
@@ -360,6 +487,10 @@ impl OpenBlock {
         let mut bytes = vec![0; to_usize(end - start)?];
         self.file.read_exact_at(&mut bytes, start).map_err(|e| match e.kind() {
             ErrorKind::UnexpectedEof => Error::corrupt(format!("block {block} is cut short")).source(e),
+            // What a disk says of a sector it cannot read any more.
+            _ if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                Error::corrupt(format!("the disk cannot read block {block}")).source(e)
+            }
             _ => io_error(e, format!("cannot read block {block}")),
         })?;
         self.sidecar.check(to_usize(first)?, &bytes)?;

@@ -69,9 +69,11 @@ impl BlockWriter {
             sync_folder(&disk.0.folder.join("blocks"))?;
         }
         disk.0.sidecars.invalidate(&block);
+        let replaced = std::fs::metadata(disk.block_path(block)).map_or(0, |meta| meta.len());
         // Checksums first: bytes under their name always have them.
         std::fs::rename(&sums.0, disk.sidecar_path(block)).map_err(wrong)?;
         std::fs::rename(&temporary.0, disk.block_path(block)).map_err(wrong)?;
+        disk.account(replaced, sidecar.length);
         sync_folder(&shard)?;
         Ok(sidecar.length)
     }

@@ -13,7 +13,10 @@
 //! # Not here
 //! Moving bytes (`server`), deciding repairs (`keep`), carrying calls over the network (`skep_cluster::blocks`).
 
+mod admin;
+mod health;
 mod housekeeping;
+mod orphans;
 mod read;
 mod report;
 mod schema;
@@ -21,24 +24,30 @@ mod schema;
 mod tests;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use skep_common::clock::Clock;
 use skep_common::{Error, NodeId, Result};
 use skep_metadb::{Conn, Lease, Location, MetaDb, WriteTx};
 
 use crate::block::{BlockId, WriteId};
 use crate::config::Config;
+use crate::keep::{Activity, Orders, Watch};
 use crate::nodes::{NodeInfo, Nodes, Peer};
 use crate::remote::{
     BlockReport, Directory, Fault, FileMap, FileMeta, NamespaceClient, Placement, ReportAnswer, WriteMode,
     WrittenBlock,
 };
 
+pub use admin::NodeReport;
+pub use health::{
+    BlockHealth, FileHealth, Health, ReplicaHealth, Replicas, Replication as ReplicationReport,
+};
 pub use housekeeping::{Garbage, Replica};
 
 /// The namespace. Cheap to clone.
@@ -52,12 +61,35 @@ struct Inner {
     config: Config,
     nodes: Arc<dyn Nodes>,
     /// Nodes that ever reported: those that blocks are placed on when they are alive.
-    known: RwLock<BTreeSet<NodeId>>,
+    known: RwLock<BTreeMap<NodeId, Known>>,
+    /// When they were heard of.
+    watch: Mutex<Watch>,
+    /// What the keeper is doing.
+    activity: RwLock<Activity>,
+    /// Percent, where the operator said it.
+    balance: RwLock<Option<u32>>,
+    /// The start of this life of the database, see `orphans`.
+    life_us: i64,
     /// Where each node was last heard of.
     addresses: RwLock<BTreeMap<NodeId, Peer>>,
     clock: Arc<dyn Clock>,
     /// What every write checks first, where several coordinators could write.
     lease: OnceLock<Lease>,
+}
+
+/// What is on record of a node.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    draining: bool,
+    /// End of its maintenance.
+    maintenance_us: Option<i64>,
+    zone: Option<String>,
+}
+
+impl Known {
+    fn orders(&self, now_us: i64) -> Orders {
+        Orders { drain: self.draining, maintenance: self.maintenance_us.is_some_and(|until| until > now_us) }
+    }
 }
 
 impl Namespace {
@@ -85,17 +117,20 @@ impl Namespace {
             .fetch_one(db.reader())
             .await
             .map_err(db_error)?;
-        let ids: Vec<String> =
-            sqlx::query_scalar("SELECT id FROM skep_node").fetch_all(db.reader()).await.map_err(db_error)?;
-        let known = ids.into_iter().map(NodeId::new).collect::<Result<_>>()?;
-        let (known, addresses) = (RwLock::new(known), RwLock::default());
+        let known = admin::known(&db).await?;
+        let life_us = orphans::begin_life(&db, clock.now().timestamp_micros()).await?;
+        let watch = Watch::new(known.keys().cloned(), config.repair_delay, clock.instant());
         Ok(Self(Arc::new(Inner {
             db,
             store,
             config,
             nodes,
-            known,
-            addresses,
+            known: RwLock::new(known),
+            watch: Mutex::new(watch),
+            activity: RwLock::default(),
+            balance: RwLock::default(),
+            life_us,
+            addresses: RwLock::default(),
             clock,
             lease: OnceLock::new(),
         })))
@@ -138,24 +173,33 @@ impl Namespace {
         &self.0.config
     }
 
-    /// Replicas a block should have, and must have for its file to appear.
+    /// Replicas a block should have, and must have for its file to appear. Nodes that are being emptied do not count.
     pub fn replication(&self) -> Replication {
-        let known = u32::try_from(self.0.known.read().len()).unwrap_or(u32::MAX).max(1);
+        let staying = self.0.known.read().values().filter(|node| !node.draining).count();
+        let staying = u32::try_from(staying).unwrap_or(u32::MAX).max(1);
         Replication {
-            wanted: self.0.config.replication.min(known),
-            required: self.0.config.min_replicas.min(known),
+            wanted: self.0.config.replication.min(staying),
+            required: self.0.config.min_replicas.min(staying),
         }
     }
 
     /// Nodes that are alive and have reported.
     pub fn live(&self) -> Vec<NodeInfo> {
         let known = self.0.known.read();
-        self.0.nodes.live().into_iter().filter(|node| known.contains(&node.id)).collect()
+        self.0.nodes.live().into_iter().filter(|node| known.contains_key(&node.id)).collect()
+    }
+
+    /// Of those, the ones that may be given blocks: neither being emptied nor in maintenance.
+    pub fn takers(&self) -> Vec<NodeInfo> {
+        let (known, now) = (self.0.known.read(), self.now_us());
+        let takes =
+            |node: &NodeInfo| known.get(&node.id).is_some_and(|known| known.orders(now) == Orders::default());
+        self.0.nodes.live().into_iter().filter(takes).collect()
     }
 
     /// Nodes that ever reported, alive or not.
     pub fn known(&self) -> Vec<NodeId> {
-        self.0.known.read().iter().cloned().collect()
+        self.0.known.read().keys().cloned().collect()
     }
 
     fn live_peers(&self) -> BTreeMap<NodeId, Peer> {
@@ -174,6 +218,10 @@ impl Namespace {
 
     fn now_us(&self) -> i64 {
         self.0.clock.now().timestamp_micros()
+    }
+
+    fn instant(&self) -> Instant {
+        self.0.clock.instant()
     }
 }
 

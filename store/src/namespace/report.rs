@@ -6,7 +6,7 @@ use skep_common::{Error, NodeId, Result};
 use skep_metadb::Conn;
 use sqlx::Row;
 
-use super::{Namespace, db_error, json};
+use super::{Namespace, db_error, json, orphans};
 use crate::block::BlockId;
 use crate::remote::{BlockReport, Fault, ReportAnswer};
 
@@ -35,12 +35,14 @@ pub(super) async fn blocks(namespace: &Namespace, report: BlockReport) -> Result
     }
     let node = &report.node;
     let mut tx = namespace.begin().await?;
+    let zone = namespace.0.nodes.live().into_iter().find(|info| info.id == *node).and_then(|info| info.zone);
     sqlx::query(
-        "INSERT INTO skep_node (id, reported_us) VALUES (?, ?)
-         ON CONFLICT (id) DO UPDATE SET reported_us = excluded.reported_us",
+        "INSERT INTO skep_node (id, reported_us, zone) VALUES (?, ?, ?)
+         ON CONFLICT (id) DO UPDATE SET reported_us = excluded.reported_us, zone = excluded.zone",
     )
     .bind(node.as_str())
     .bind(namespace.now_us())
+    .bind(zone.clone())
     .execute(tx.conn())
     .await
     .map_err(db_error)?;
@@ -50,9 +52,11 @@ pub(super) async fn blocks(namespace: &Namespace, report: BlockReport) -> Result
     set_state(tx.conn(), node, &compared.corrupt, "corrupt").await?;
     set_state(tx.conn(), node, &compared.returned, "good").await?;
     let adopted = adopt(tx.conn(), node, &held, &compared.unlisted).await?;
+    orphans::collect(namespace, tx.conn(), node, &compared.unlisted).await?;
     let deleted = forget_garbage(tx.conn(), node, &report).await?;
     tx.commit().await?;
-    namespace.0.known.write().insert(node.clone());
+    namespace.0.known.write().entry(node.clone()).or_default().zone = zone;
+    namespace.0.watch.lock().reported(node, namespace.instant());
 
     let unknown = compared.unlisted.len().saturating_sub(adopted + deleted) as u64;
     Ok(ReportAnswer {

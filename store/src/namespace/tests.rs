@@ -60,8 +60,8 @@ impl Fixture {
     }
 
     async fn garbage(&self) -> usize {
-        let all = [node("a"), node("b"), node("c")];
-        self.namespace.garbage(&all, 1000).await.unwrap().len()
+        let nodes = self.namespace.node_states().await.unwrap();
+        self.namespace.garbage(&nodes, 1000).await.unwrap().len()
     }
 
     async fn map(&self, path: &str) -> Option<FileMap> {
@@ -260,4 +260,62 @@ async fn listing_pages_and_steps_over_folders() {
         (names(root.files), root.folders),
         (vec!["a".to_owned(), "a!".into()], vec!["a".to_owned(), "a0".into(), "b".into()])
     );
+}
+
+/// A block of the time `us`.
+fn block_of(us: i64, number: u8) -> BlockId {
+    let mut bytes = [number; 16];
+    bytes[..6].copy_from_slice(&(us / 1000).to_be_bytes()[2..]);
+    bytes[6] = 0x70;
+    bytes[8] = 0x80;
+    BlockId::from_slice(&bytes).unwrap()
+}
+
+#[tokio::test]
+async fn orphans_go_when_the_namespace_knows_that_they_are_over() {
+    let hour = 3_600_000_000;
+    let f = Fixture::new(Config { orphan_grace: Duration::from_secs(2 * 3600), ..config() }).await;
+    let now = f.namespace.now_us();
+    assert_eq!(block_of(now, 1).made_us(), Some(now / 1000 * 1000));
+    // The database was there from 10 to 5 hours ago; what was then until now it does not know.
+    let mut tx = f.namespace.begin().await.unwrap();
+    sqlx::query("INSERT INTO skep_life (start_us, end_us) VALUES (?, ?)")
+        .bind(now - 10 * hour)
+        .bind(now - 5 * hour)
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let (_, known) = f.put("x", &WriteMode::Overwrite, 3).await.unwrap();
+    let [before, over, lost, fresh] =
+        [11, 7, 4, 0].map(|hours| block_of(now - hours * hour, u8::try_from(hours).unwrap()));
+    let answer = f.report("a", &[(known, 3), (before, 1), (over, 1), (lost, 1), (fresh, 1)]).await.unwrap();
+    assert_eq!((answer.known, answer.unknown), (1, 3), "one of four is over");
+    let nodes = f.namespace.node_states().await.unwrap();
+    let garbage = f.namespace.garbage(&nodes, 10).await.unwrap();
+    assert_eq!(garbage, [Garbage { node: node("a"), block: over }]);
+    f.namespace.garbage_asked(&node("a"), &[over]).await.unwrap();
+    f.report("a", &[(known, 3), (before, 1), (lost, 1), (fresh, 1)]).await.unwrap();
+    assert_eq!(f.garbage().await, 0);
+}
+
+#[tokio::test]
+async fn a_discarded_replica_counts_again_while_others_are_lost() {
+    let f = Fixture::new(config()).await;
+    let (_, x) = f.put("x", &WriteMode::Overwrite, 3).await.unwrap();
+    let states = || f.namespace.node_states();
+    f.namespace.discard(x, &node("a")).await.unwrap();
+    f.namespace.report_fault(x, &node("b"), Fault::Corrupt).await.unwrap();
+    f.namespace.discard(x, &node("b")).await.unwrap();
+    // One of three is left, and two are needed: nothing is deleted, and what was good is good.
+    assert_eq!(f.garbage().await, 0);
+    assert_eq!(f.namespace.reclaim(&states().await.unwrap()).await.unwrap(), 1);
+    let map = f.map("x").await.unwrap();
+    let names: Vec<_> = map.blocks[0].replicas.iter().map(|peer| peer.id.as_str()).collect();
+    assert_eq!(names, ["a", "c"]);
+    assert_eq!(f.garbage().await, 1, "the bad one may go");
+    // One that a node was asked to delete may be gone.
+    f.namespace.discard(x, &node("a")).await.unwrap();
+    f.namespace.garbage_asking(&node("a"), &[x]).await.unwrap();
+    assert_eq!(f.namespace.reclaim(&states().await.unwrap()).await.unwrap(), 0);
 }

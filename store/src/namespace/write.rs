@@ -74,7 +74,7 @@ pub(super) async fn more_targets(
         exclude,
         space: space(namespace),
     };
-    let targets = placement::place(&request, &namespace.live());
+    let targets = placement::place(&request, &namespace.takers());
     insert_placed(tx.conn(), block, targets.iter().map(|node| &node.id)).await?;
     tx.commit().await?;
     Ok(targets.iter().map(|node| node.peer()).collect())
@@ -112,13 +112,14 @@ async fn place(
 ) -> Result<Placement> {
     let block = BlockId::generate();
     let replication = namespace.replication();
-    let live = namespace.live();
+    let live = namespace.takers();
     let count = replication.wanted as usize;
     let request = Request { block, count, writer, have: &[], exclude, space: space(namespace) };
     let targets = placement::place(&request, &live);
     if targets.len() < replication.required as usize {
         return Err(too_few(namespace, live.len(), targets.len(), replication.required, exclude));
     }
+    super::orphans::live_on(namespace, conn).await?;
     sqlx::query("INSERT INTO skep_block (id, write) VALUES (?, ?)")
         .bind(block.to_string())
         .bind(write.to_string())
@@ -134,7 +135,7 @@ async fn place(
 }
 
 fn too_few(namespace: &Namespace, live: usize, fit: usize, required: u32, exclude: &[NodeId]) -> Error {
-    let usable = namespace.live().iter().filter(|node| !exclude.contains(&node.id)).count();
+    let usable = namespace.takers().iter().filter(|node| !exclude.contains(&node.id)).count();
     if usable >= required as usize {
         return Error::no_space(format!(
             "no space: a block needs {required} nodes with {} free, and {fit} have it",

@@ -1,14 +1,18 @@
 //! Reads files: finds the blocks of a range, reads each from the nearest replica, and goes on with the next when one
-//! fails in the middle.
+//! fails in the middle. A replica that is slow, at the first byte or later, is raced with the next one (a hedged read).
+//!
+//! # Source
+//! Dean and Barroso, "The Tail at Scale", Communications of the ACM 2013.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};
 use moka::sync::Cache;
 use parking_lot::Mutex;
 use skep_common::task::{self, Task};
@@ -24,6 +28,10 @@ use crate::server::fault_of;
 
 /// Faults that wait to be reported; more are dropped, since the next reader finds them again.
 const FAULTS_MAX: usize = 256;
+/// Reads at a time that have two replicas race.
+const HEDGES_MAX: usize = 32;
+/// First bytes whose times are remembered.
+const LATENCIES: usize = 128;
 /// Between two rounds over replicas that cannot be reached.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -42,6 +50,9 @@ struct Inner {
     /// Differs between readers, so that they do not all ask the same replica.
     salt: u64,
     read: Counters,
+    latencies: Mutex<Latencies>,
+    hedging: AtomicUsize,
+    hedged: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -78,6 +89,9 @@ impl Reader {
             faults: Mutex::new(None),
             salt: rand::random(),
             read: Counters::default(),
+            latencies: Mutex::default(),
+            hedging: AtomicUsize::new(0),
+            hedged: AtomicU64::new(0),
         }))
     }
 
@@ -87,6 +101,18 @@ impl Reader {
             own: self.0.read.own.load(Ordering::Relaxed),
             remote: self.0.read.remote.load(Ordering::Relaxed),
         }
+    }
+
+    /// Reads in which a slow replica was raced with another one.
+    pub fn hedged(&self) -> u64 {
+        self.0.hedged.load(Ordering::Relaxed)
+    }
+
+    /// How long a replica is waited for before another one is asked as well: `hedge_delay`, or three times what is usual.
+    fn patience(&self) -> Duration {
+        let usual = self.0.latencies.lock().usual.saturating_mul(3);
+        let config = &self.0.parts.config;
+        config.hedge_delay.max(usual).min(config.read_timeout)
     }
 
     /// The file at `path`, as the namespace said it is at most `metadata_ttl` ago.
@@ -230,14 +256,16 @@ impl Reader {
         tracing::warn!(%block, %node, error = %error.report(), "replica failed a read");
         match fault_of(error) {
             Some(fault) => self.report(block, node.clone(), fault),
-            None => {
-                let mut suspects = self.0.suspects.lock();
-                let now = self.0.parts.clock.instant();
-                suspects
-                    .retain(|_, since| now.saturating_duration_since(*since) < self.0.parts.config.suspect);
-                suspects.insert(node.clone(), now);
-            }
+            None => self.suspect(node),
         }
+    }
+
+    /// `node` is tried last for a while.
+    fn suspect(&self, node: &NodeId) {
+        let mut suspects = self.0.suspects.lock();
+        let now = self.0.parts.clock.instant();
+        suspects.retain(|_, since| now.saturating_duration_since(*since) < self.0.parts.config.suspect);
+        suspects.insert(node.clone(), now);
     }
 
     fn suspected(&self, node: &NodeId) -> bool {
@@ -298,6 +326,65 @@ impl Reporter {
     }
 }
 
+/// A replica that was asked, and its first bytes when they came.
+type Racer = BoxFuture<'static, (Peer, Result<(Bytes, BlockStream)>)>;
+
+/// What a replica sent, if it fits what is left to read.
+fn checked(peer: &Peer, item: Option<Result<Bytes>>, left: &Range<u64>) -> Result<Bytes> {
+    match item {
+        Some(Ok(bytes)) if bytes.len() as u64 <= left.end - left.start => Ok(bytes),
+        Some(Ok(_)) => Err(Error::unavailable(format!("node {} sent more than was asked for", peer.id))),
+        Some(Err(error)) => Err(error),
+        None => Err(Error::unavailable(format!("node {} ended a block early", peer.id))),
+    }
+}
+
+/// A read that has two replicas race. There are few at a time, so that a store that is slow as a whole is not asked twice.
+struct Hedge(Reader);
+
+impl Hedge {
+    fn begin(reader: &Reader) -> Option<Self> {
+        let begun = reader
+            .0
+            .hedging
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now < HEDGES_MAX).then_some(now + 1));
+        begun.ok()?;
+        reader.0.hedged.fetch_add(1, Ordering::Relaxed);
+        Some(Self(reader.clone()))
+    }
+}
+
+impl Drop for Hedge {
+    fn drop(&mut self) {
+        self.0.0.hedging.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// How long the first bytes of replicas took lately.
+#[derive(Debug, Default)]
+struct Latencies {
+    latest: VecDeque<Duration>,
+    /// What 19 of 20 did not exceed.
+    usual: Duration,
+    since: usize,
+}
+
+impl Latencies {
+    fn add(&mut self, time: Duration) {
+        if self.latest.len() >= LATENCIES {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(time);
+        self.since += 1;
+        if self.since >= LATENCIES / 8 {
+            self.since = 0;
+            let mut sorted: Vec<Duration> = self.latest.iter().copied().collect();
+            sorted.sort_unstable();
+            self.usual = sorted[(sorted.len() * 19 / 20).min(sorted.len() - 1)];
+        }
+    }
+}
+
 /// Part of one block, being read.
 struct Segment {
     reader: Reader,
@@ -316,35 +403,146 @@ struct Segment {
 impl Segment {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         while !self.left.is_empty() {
-            let (peer, mut pieces) = match self.source.take() {
-                Some(source) => source,
-                None => match self.open().await? {
-                    Some(source) => source,
-                    None => continue,
-                },
-            };
-            let wait = self.reader.0.parts.config.read_timeout;
-            let failure = match tokio::time::timeout(wait, pieces.next()).await {
-                Ok(Some(Ok(bytes))) if bytes.len() as u64 <= self.left.end - self.left.start => {
-                    self.left.start += bytes.len() as u64;
-                    self.waiting = None;
-                    self.count(&peer, bytes.len());
-                    self.source = Some((peer, pieces));
-                    if bytes.is_empty() {
-                        continue;
-                    }
+            let Some((peer, mut pieces)) = self.source.take() else {
+                if let Some(bytes) = self.race(None).await? {
                     return Ok(Some(bytes));
                 }
-                Ok(Some(Ok(_))) => {
-                    Error::unavailable(format!("node {} sent more than was asked for", peer.id))
-                }
-                Ok(Some(Err(error))) => error,
-                Ok(None) => Error::unavailable(format!("node {} ended a block early", peer.id)),
-                Err(_) => Error::unavailable(format!("node {} was silent for {wait:?}", peer.id)),
+                continue;
             };
-            self.fail(peer.id, failure);
+            let patience = self.reader.patience();
+            match tokio::time::timeout(patience, pieces.next()).await {
+                Ok(item) => match checked(&peer, item, &self.left) {
+                    Ok(bytes) if bytes.is_empty() => self.source = Some((peer, pieces)),
+                    Ok(bytes) => return Ok(Some(self.take(peer, bytes, pieces))),
+                    Err(error) => self.fail(peer.id, error),
+                },
+                // It has a little longer, and company.
+                Err(_) => {
+                    if let Some(bytes) = self.race(Some((peer, pieces))).await? {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
         }
         Ok(None)
+    }
+
+    fn take(&mut self, peer: Peer, bytes: Bytes, pieces: BlockStream) -> Bytes {
+        self.left.start += bytes.len() as u64;
+        self.waiting = None;
+        self.count(&peer, bytes.len());
+        self.source = Some((peer, pieces));
+        bytes
+    }
+
+    /// The first bytes of whichever replica has them first: one is asked, and when it is slow the next one too. `slow` is
+    /// one that has kept us waiting already. Nothing if all failed and there may be others.
+    async fn race(&mut self, slow: Option<(Peer, BlockStream)>) -> Result<Option<Bytes>> {
+        let reader = self.reader.clone();
+        let mut racing: Vec<NodeId> = Vec::new();
+        let mut racers = FuturesUnordered::new();
+        let start = reader.0.parts.clock.instant();
+        let mut hedge = None;
+        match slow {
+            Some((peer, pieces)) => {
+                racing.push(peer.id.clone());
+                racers.push(self.racer(peer, Some(pieces)));
+                // Its time is up: the next one starts at once.
+                self.join(&mut racing, &mut racers, &mut hedge);
+            }
+            None => match self.candidate(&racing) {
+                Some(peer) => {
+                    racing.push(peer.id.clone());
+                    racers.push(self.racer(peer, None));
+                }
+                None => {
+                    self.refresh().await?;
+                    return Ok(None);
+                }
+            },
+        }
+        loop {
+            let patience = reader.patience();
+            tokio::select! {
+                Some((peer, first)) = racers.next() => match first {
+                    Ok((bytes, pieces)) => {
+                        // Whoever was asked before it is slow.
+                        for node in racing.iter().take_while(|node| **node != peer.id) {
+                            reader.suspect(node);
+                        }
+                        if hedge.is_none() {
+                            let now = reader.0.parts.clock.instant();
+                            reader.0.latencies.lock().add(now.saturating_duration_since(start));
+                        }
+                        return Ok(Some(self.take(peer, bytes, pieces)));
+                    }
+                    Err(error) => {
+                        racing.retain(|node| *node != peer.id);
+                        self.fail(peer.id, error);
+                        if racers.is_empty() {
+                            return Ok(None);
+                        }
+                    }
+                },
+                () = tokio::time::sleep(patience), if racers.len() == 1 => {
+                    self.join(&mut racing, &mut racers, &mut hedge);
+                }
+            }
+        }
+    }
+
+    /// Has one more replica race, if there is one and not too many reads have two.
+    fn join(
+        &self,
+        racing: &mut Vec<NodeId>,
+        racers: &mut FuturesUnordered<Racer>,
+        hedge: &mut Option<Hedge>,
+    ) {
+        let Some(peer) = self.candidate(racing) else { return };
+        if hedge.is_none() {
+            *hedge = Hedge::begin(&self.reader);
+        }
+        if hedge.is_some() {
+            tracing::debug!(block = %self.block.id, slow = ?racing, beside = %peer.id, "a slow replica is raced");
+            racing.push(peer.id.clone());
+            racers.push(self.racer(peer, None));
+        }
+    }
+
+    fn candidate(&self, racing: &[NodeId]) -> Option<Peer> {
+        let not: Vec<NodeId> = self.tried.iter().chain(racing).cloned().collect();
+        self.reader.order(&self.block, &not).into_iter().next()
+    }
+
+    /// Opens a replica, unless that is done, and waits for its first bytes.
+    fn racer(&self, peer: Peer, open: Option<BlockStream>) -> Racer {
+        let (reader, block, left) = (self.reader.clone(), self.block.id, self.left.clone());
+        Box::pin(async move {
+            let parts = &reader.0.parts;
+            let wait = parts.config.read_timeout;
+            let silent = || Error::unavailable(format!("node {} was silent for {wait:?}", peer.id));
+            let opened = match (open, &parts.own) {
+                (Some(pieces), _) => Ok(pieces),
+                (None, Some(own)) if *own.node() == peer.id => own.read(block, left.clone()).await,
+                (None, _) => {
+                    let read = parts.peers.read(&peer, block, left.clone());
+                    tokio::time::timeout(wait, read).await.unwrap_or_else(|_| Err(silent()))
+                }
+            };
+            let mut pieces = match opened {
+                Ok(pieces) => pieces,
+                Err(error) => return (peer, Err(error)),
+            };
+            loop {
+                let item = tokio::time::timeout(wait, pieces.next()).await;
+                let first = item.map_or_else(|_| Err(silent()), |item| checked(&peer, item, &left));
+                match first {
+                    Ok(bytes) if bytes.is_empty() => {}
+                    Ok(bytes) => return (peer, Ok((bytes, pieces))),
+                    Err(error) => return (peer, Err(error)),
+                }
+            }
+        })
     }
 
     fn count(&self, peer: &Peer, bytes: usize) {
@@ -358,32 +556,6 @@ impl Segment {
         self.reader.failed(self.block.id, &node, &error);
         self.tried.push(node.clone());
         self.errors.insert(node, error);
-    }
-
-    /// Opens the next replica; nothing if that failed and there may be another.
-    async fn open(&mut self) -> Result<Option<(Peer, BlockStream)>> {
-        let Some(peer) = self.reader.order(&self.block, &self.tried).into_iter().next() else {
-            self.refresh().await?;
-            return Ok(None);
-        };
-        let parts = &self.reader.0.parts;
-        let opened = match &parts.own {
-            Some(own) if *own.node() == peer.id => own.read(self.block.id, self.left.clone()).await,
-            _ => {
-                let wait = parts.config.read_timeout;
-                let read = parts.peers.read(&peer, self.block.id, self.left.clone());
-                tokio::time::timeout(wait, read).await.unwrap_or_else(|_| {
-                    Err(Error::unavailable(format!("node {} was silent for {wait:?}", peer.id)))
-                })
-            }
-        };
-        match opened {
-            Ok(pieces) => Ok(Some((peer, pieces))),
-            Err(error) => {
-                self.fail(peer.id, error);
-                Ok(None)
-            }
-        }
     }
 
     /// Every replica failed: asks where there are others by now, and lets those be tried again that may come back.

@@ -294,3 +294,36 @@ async fn an_exclusive_upload_loses_to_a_file_that_appeared() {
     assert!(matches!(upload.complete().await, Err(object_store::Error::AlreadyExists { .. })));
     assert_eq!(read(&*store, &path).await.unwrap(), &b"early"[..]);
 }
+
+#[tokio::test]
+async fn a_slow_replica_is_raced() {
+    use std::time::Duration;
+    let config = skep_store::Config {
+        read_timeout: Duration::from_secs(300),
+        hedge_delay: Duration::from_millis(20),
+        ..config()
+    };
+    let cluster = Cluster::at(tempfile::tempdir().unwrap(), 3, config).await;
+    let (path, data) = (Path::from("x"), bytes(LENGTH));
+    cluster.store(None).put(&path, data.clone().into()).await.unwrap();
+    for i in [0, 1] {
+        cluster.network.set(&cluster.node(i), Some(Fault::Hangs));
+    }
+    let store = cluster.store(None);
+    let got = tokio::time::timeout(Duration::from_secs(20), read(&store, &path)).await;
+    assert_eq!(got.expect("it waits for a silent node").unwrap(), data);
+    let hedged = store.reader().hedged();
+    // Who was slow is asked last from then on.
+    let ranges = store.get_ranges(&path, &[0..10, 300_000..300_010, 600_000..600_010]).await.unwrap();
+    assert_eq!(ranges[2], data.slice(600_000..600_010));
+    assert_eq!(store.reader().hedged(), hedged);
+    // In the middle of a read too.
+    (0..3).for_each(|i| cluster.network.set(&cluster.node(i), None));
+    let store = cluster.store(None);
+    let mut pieces = store.get(&path).await.unwrap().into_stream();
+    let mut got = pieces.next().await.unwrap().unwrap().to_vec();
+    while let Some(piece) = pieces.next().await {
+        got.extend_from_slice(&piece.unwrap());
+    }
+    assert_eq!(got, data);
+}
