@@ -30,6 +30,8 @@ use crate::server::fault_of;
 const FAULTS_MAX: usize = 256;
 /// Reads at a time that have two replicas race.
 const HEDGES_MAX: usize = 32;
+/// Replicas that one read has race.
+const RACERS_MAX: usize = 3;
 /// First bytes whose times are remembered.
 const LATENCIES: usize = 128;
 /// Between two rounds over replicas that cannot be reached.
@@ -484,7 +486,7 @@ impl Segment {
                         }
                     }
                 },
-                () = tokio::time::sleep(patience), if racers.len() == 1 => {
+                () = tokio::time::sleep(patience), if racers.len() < RACERS_MAX => {
                     self.join(&mut racing, &mut racers, &mut hedge);
                 }
             }
