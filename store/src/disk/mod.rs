@@ -198,7 +198,7 @@ impl Disk {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes free for blocks: on the file system of the folder, and up to the capacity.
+    /// Bytes free for blocks: on the file system of the folder, and up to the capacity. None if nothing can be written there.
     ///
     /// # Errors
     /// Those of the file system.
@@ -206,6 +206,9 @@ impl Disk {
         let stat = rustix::fs::statvfs(&self.0.folder).map_err(|e| {
             io_error(e.into(), format!("cannot ask for the free space of '{}'", self.0.folder.display()))
         })?;
+        if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            return Ok(0);
+        }
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let fits = self.0.capacity.lock().map(|capacity| capacity.saturating_sub(self.used()));
         Ok(fits.map_or(free, |fits| fits.min(free)))

@@ -1,6 +1,6 @@
 //! Carries out what `state` decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ const BLOCKS_MAX: u32 = 1000;
 const PAGE: u32 = 1000;
 /// Blocks deleted in one call.
 const DELETES_MAX: u32 = 5000;
+/// A look takes the database at most one part in so many of the time, while nothing is to be done.
+const LOOKING: u32 = 20;
 /// How often copies that wait for bandwidth are looked at.
 const TURN: Duration = Duration::from_millis(100);
 
@@ -33,6 +35,8 @@ const TURN: Duration = Duration::from_millis(100);
 pub struct Keeper {
     hands: Hands,
     state: State,
+    /// Nodes that were told to delete blocks and have not answered.
+    deleting: BTreeSet<NodeId>,
 }
 
 /// What carries commands out.
@@ -58,8 +62,15 @@ pub struct Round {
     pub failed: usize,
 }
 
-/// A copy that ended: its block, where it is durable, and whether that is everywhere.
-type Ended = (Copy, Vec<NodeId>);
+/// What ended.
+enum Ended {
+    /// A copy, and where it is durable.
+    Copy(Copy, Vec<NodeId>),
+    /// A node deleted blocks, or did not; and whether the namespace knows.
+    Delete(NodeId, Result<usize>),
+}
+
+/// Tasks of their own: one that holds the database's writer must go on while a look waits for it.
 type Running = FuturesUnordered<BoxFuture<'static, Ended>>;
 
 impl Keeper {
@@ -75,7 +86,7 @@ impl Keeper {
             rest: config.keep_interval,
         };
         let state = State::new(limits, clock.instant());
-        Self { hands: Hands { namespace, peers, clock }, state }
+        Self { hands: Hands { namespace, peers, clock }, state, deleting: BTreeSet::new() }
     }
 
     /// Runs until the task is dropped. Copies go on while the next round is decided on.
@@ -86,6 +97,7 @@ impl Keeper {
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut running = Running::new();
             let mut round = Round::default();
+            let mut pause = interval;
             loop {
                 tokio::select! {
                     _ = ticks.tick() => {
@@ -93,16 +105,20 @@ impl Keeper {
                             tracing::info!(?round, "kept blocks");
                         }
                         round = Round::default();
+                        let start = self.hands.clock.instant();
                         if let Err(error) = self.look(&mut running, &mut round).await {
                             tracing::warn!(error = %error.report(), "could not keep blocks");
                         }
+                        let taken = self.hands.clock.instant().saturating_duration_since(start);
+                        pause = interval.max(taken.saturating_mul(LOOKING));
+                        ticks.reset_after(pause);
                     }
                     Some(ended) = running.next() => {
                         self.ended(ended, &mut round);
                         self.begin(&mut running);
                         if running.is_empty() && round.copied > 0 {
                             // There may be more to do than one look shows.
-                            ticks.reset_after(interval.min(TURN));
+                            ticks.reset_after(pause / LOOKING);
                         }
                     }
                     () = tokio::time::sleep(TURN), if !self.state.waiting().is_empty() => {
@@ -142,7 +158,7 @@ impl Keeper {
         round.expired += namespace.expire_writes().await?;
         let nodes = namespace.node_states().await?;
         namespace.reclaim(&nodes).await?;
-        self.hands.collect(&nodes, round).await?;
+        self.collect(&nodes, running).await?;
         let replication = namespace.replication();
         let blocks = namespace.attention(&nodes, BLOCKS_MAX).await?;
         let page = namespace.page_of_blocks(self.state.cursor(), PAGE).await?;
@@ -170,12 +186,8 @@ impl Keeper {
             }
         }
         self.run(copies, running);
-        let (deleted, discarded, failed) = (round.deleted, round.discarded, round.failed);
-        namespace.set_activity(|activity| {
-            activity.deleted += deleted as u64;
-            activity.discarded += discarded as u64;
-            activity.failed += failed as u64;
-        });
+        let discarded = round.discarded;
+        namespace.set_activity(|activity| activity.discarded += discarded as u64);
         Ok(())
     }
 
@@ -190,33 +202,77 @@ impl Keeper {
         }
         let live = self.hands.live();
         for copy in copies {
-            let (hands, live) = (self.hands.clone(), live.clone());
+            let (hands, live, what) = (self.hands.clone(), live.clone(), copy.clone());
+            let task = task::spawn("copy-block", async move {
+                hands.copy(&what, &live).await.unwrap_or_else(|error| {
+                    tracing::warn!(block = %what.block, to = ?what.to, error = %error.report(), "could not copy a block");
+                    Vec::new()
+                })
+            });
             running.push(Box::pin(async move {
-                let durable = match hands.copy(&copy, &live).await {
-                    Ok(durable) => durable,
-                    Err(error) => {
-                        tracing::warn!(block = %copy.block, to = ?copy.to, error = %error.report(), "could not copy a block");
-                        Vec::new()
-                    }
-                };
-                (copy, durable)
+                let durable = task.await.unwrap_or_default();
+                Ended::Copy(copy, durable)
             }));
         }
     }
 
-    fn ended(&mut self, (copy, durable): Ended, round: &mut Round) {
-        self.state.done(copy.block, &durable, self.hands.clock.instant());
-        let failed = usize::from(durable.len() < copy.to.len());
-        round.copied += durable.len();
-        round.failed += failed;
-        self.hands.namespace.set_activity(|activity| {
-            activity.copied += durable.len() as u64;
-            activity.copied_bytes += copy.length.saturating_mul(durable.len() as u64);
-            activity.failed += failed as u64;
-            if copy.reason >= Reason::Zones {
-                activity.moved += durable.len() as u64;
+    /// Tells nodes what to delete. One that has not answered yet is told nothing more, and holds up no other.
+    async fn collect(&mut self, nodes: &[NodeState], running: &mut Running) -> Result<()> {
+        let live = self.hands.live();
+        let mut by_node: BTreeMap<NodeId, Vec<BlockId>> = BTreeMap::new();
+        for garbage in self.hands.namespace.garbage(nodes, DELETES_MAX).await? {
+            by_node.entry(garbage.node).or_default().push(garbage.block);
+        }
+        for (node, blocks) in by_node {
+            let Some(peer) = live.get(&node).cloned() else { continue };
+            if !self.deleting.insert(node.clone()) {
+                continue;
             }
-        });
+            self.hands.namespace.garbage_asking(&node, &blocks).await?;
+            let hands = self.hands.clone();
+            let name = node.clone();
+            let task = task::spawn("delete-blocks", async move {
+                hands.peers.delete(&peer, &blocks).await?;
+                hands.namespace.garbage_asked(&name, &blocks).await?;
+                Ok(blocks.len())
+            });
+            running.push(Box::pin(async move { Ended::Delete(node, task.await.and_then(|told| told)) }));
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, ended: Ended, round: &mut Round) {
+        let namespace = &self.hands.namespace;
+        match ended {
+            Ended::Copy(copy, durable) => {
+                self.state.done(copy.block, &durable, self.hands.clock.instant());
+                let failed = usize::from(durable.len() < copy.to.len());
+                round.copied += durable.len();
+                round.failed += failed;
+                namespace.set_activity(|activity| {
+                    activity.copied += durable.len() as u64;
+                    activity.copied_bytes += copy.length.saturating_mul(durable.len() as u64);
+                    activity.failed += failed as u64;
+                    if copy.reason >= Reason::Zones {
+                        activity.moved += durable.len() as u64;
+                    }
+                });
+            }
+            Ended::Delete(node, told) => {
+                self.deleting.remove(&node);
+                match told {
+                    Ok(blocks) => {
+                        round.deleted += blocks;
+                        namespace.set_activity(|activity| activity.deleted += blocks as u64);
+                    }
+                    Err(error) => {
+                        tracing::debug!(%node, error = %error.report(), "could not delete blocks");
+                        round.failed += 1;
+                        namespace.set_activity(|activity| activity.failed += 1);
+                    }
+                }
+            }
+        }
     }
 
     /// Shows operators what is under way.
@@ -233,36 +289,6 @@ impl Keeper {
 impl Hands {
     fn live(&self) -> Arc<BTreeMap<NodeId, Peer>> {
         Arc::new(self.namespace.live().into_iter().map(|node| (node.id.clone(), node.peer())).collect())
-    }
-
-    async fn collect(&self, nodes: &[NodeState], round: &mut Round) -> Result<()> {
-        let live = self.live();
-        let mut by_node: BTreeMap<NodeId, Vec<BlockId>> = BTreeMap::new();
-        for garbage in self.namespace.garbage(nodes, DELETES_MAX).await? {
-            by_node.entry(garbage.node).or_default().push(garbage.block);
-        }
-        for (node, blocks) in &by_node {
-            self.namespace.garbage_asking(node, blocks).await?;
-        }
-        let deletes = by_node.into_iter().filter_map(|(node, blocks)| {
-            let peer = live.get(&node)?;
-            Some(async move { (self.peers.delete(peer, &blocks).await, node, blocks) })
-        });
-        // A node that does not answer holds up no other.
-        let mut deletes: FuturesUnordered<_> = deletes.collect();
-        while let Some((deleted, node, blocks)) = deletes.next().await {
-            match deleted {
-                Ok(()) => {
-                    self.namespace.garbage_asked(&node, &blocks).await?;
-                    round.deleted += blocks.len();
-                }
-                Err(error) => {
-                    tracing::debug!(%node, error = %error.report(), "could not delete blocks");
-                    round.failed += 1;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Returns where the block is durable.

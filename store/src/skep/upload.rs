@@ -469,10 +469,18 @@ impl FileWriter {
             };
             if more.is_empty() {
                 let (have, failed) = (report.durable.len(), describe(&report));
-                return Err(Error::unavailable(format!(
-                    "too few nodes: a block is durable on {have} of {required} required nodes ({failed})"
-                ))
-                .hint("start more workers, or lower [store] min_replicas"));
+                let full = |(_, error): &(NodeId, Error)| error.kind() == Kind::NoSpace;
+                return Err(if !report.failed.is_empty() && report.failed.iter().all(full) {
+                    Error::no_space(format!(
+                        "no space: a block is durable on {have} of {required} required nodes ({failed})"
+                    ))
+                    .hint("free space on the nodes, or add one")
+                } else {
+                    Error::unavailable(format!(
+                        "too few nodes: a block is durable on {have} of {required} required nodes ({failed})"
+                    ))
+                    .hint("start more workers, or lower [store] min_replicas")
+                });
             }
             let copied = self.replicate(placement, &report.durable, &more).await;
             match copied {
