@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Sql(Sql),
     Demo(Demo),
     Drill(Drill),
+    /// Look at the replicated store and the nodes that hold it; copy files in and out; take nodes away
+    Store(Store),
     /// Back the catalog up, restore it, check it
     Admin(Admin),
 }
@@ -184,6 +186,145 @@ pub(crate) enum DrillLane {
 fn duration(text: &str) -> Result<Duration, String> {
     skep_common::unit::parse_duration(text)
         .map_err(|error| format!("{}: {}", error.message(), error.hint_text().unwrap_or_default()))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Store {
+    #[command(flatten)]
+    pub(crate) place: StorePlace,
+    #[command(subcommand)]
+    pub(crate) command: StoreCommand,
+}
+
+/// Which store
+#[derive(Debug, Args)]
+pub(crate) struct StorePlace {
+    /// The data folder of a cluster in one process, served or not
+    #[arg(long, value_name = "DIR", default_value = "skep-data", global = true)]
+    pub(crate) data: PathBuf,
+    /// The config file of a node of a cluster of processes: says where the coordinator is, and the cluster's secret
+    #[arg(long, value_name = "FILE", conflicts_with = "data", global = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    #[command(flatten)]
+    Files(Files),
+    /// List blocks that are not healthy; ends with exit code 1 if there are any
+    Fsck {
+        /// A file or folder; all unless said
+        path: Option<String>,
+        /// Healthy blocks too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Count files, blocks, replicas, and what is being done about them
+    Report,
+    /// List the nodes that hold blocks
+    Nodes,
+    /// Move blocks until every node is about as full as the others; goes on until the coordinator ends
+    Balance {
+        /// How far a node's fullness may be from that of all, in percent; [store] balance_percent unless said
+        #[arg(long, value_name = "N")]
+        percent: Option<u32>,
+    },
+    /// Have every block of a node copied elsewhere, so that it can be taken away; `nodes` says when it is drained
+    Drain {
+        /// The node
+        node: String,
+    },
+    /// A node that was being drained is to stay
+    Undrain {
+        /// The node
+        node: String,
+    },
+    /// A node may be away for a while without its blocks being copied elsewhere
+    Maintain {
+        /// The node
+        node: String,
+        /// For how long, such as 2h
+        time: String,
+    },
+    /// The maintenance of a node is over
+    Resume {
+        /// The node
+        node: String,
+    },
+    /// A node never comes back: forget it. Refused while a block is on it alone
+    Remove {
+        /// The node
+        node: String,
+    },
+}
+
+/// Files of the store. Paths are as in skep://blocks/PATH
+#[derive(Debug, Subcommand)]
+pub(crate) enum Files {
+    /// List a folder, or a file
+    Ls {
+        /// The folder; the root unless said
+        path: Option<String>,
+        /// Every file below it
+        #[arg(short, long)]
+        recursive: bool,
+    },
+    /// Write a file to stdout
+    Cat {
+        /// The file
+        path: String,
+    },
+    /// Copy a file of this machine into the store
+    Put {
+        /// The file of this machine
+        from: PathBuf,
+        /// Its path in the store
+        path: String,
+        /// Replace what is there
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Copy a file out of the store; a file that is there is not replaced
+    Get {
+        /// The file
+        path: String,
+        /// Where to: a file or a folder of this machine
+        #[arg(default_value = ".")]
+        to: PathBuf,
+    },
+    /// Remove files. Tables keep theirs under their schema: removing those loses rows
+    Rm {
+        /// The files
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// Folders with everything below them
+        #[arg(short, long)]
+        recursive: bool,
+    },
+    /// Give a file another path; what is there is not replaced
+    Mv {
+        /// The file
+        from: String,
+        /// Its new path
+        to: String,
+    },
+    /// Copy a file; the copy shares its blocks. What is there is not replaced
+    Cp {
+        /// The file
+        from: String,
+        /// The path of the copy
+        to: String,
+    },
+    /// Add up bytes and files below a folder
+    Du {
+        /// The folder; the root unless said
+        path: Option<String>,
+    },
+    /// Show a file, its blocks, and who holds them
+    Stat {
+        /// The file
+        path: String,
+    },
 }
 
 #[derive(Debug, Args)]

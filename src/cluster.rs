@@ -11,6 +11,7 @@ use skep_coordinator::Coordinator;
 use skep_metadb::Location;
 use skep_worker::{Worker, node as worker_node};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::cli::Up;
 use crate::config::StoreKind;
@@ -44,6 +45,7 @@ impl Options {
 /// A running cluster. [`Cluster::stop`] ends it in order.
 pub(crate) struct Cluster {
     folder: Folder,
+    listen: Url,
     node: CoordinatorNode,
     workers: Vec<Worker>,
 }
@@ -57,6 +59,7 @@ impl Cluster {
         let folder = Folder::open(&options.data, options.store, options.catalog)?;
         let workers = worker_folders(folder.path(), options.workers)?;
         let (secret, channel) = (Secret::generate(), ChannelConfig::default());
+        folder.keep_secret(&secret)?;
         let memory = memory::of_process(options.memory, options.memory_limit)?;
         let near = skep_store::local::InProcess::new();
         let listener = bind("the coordinator", ([127, 0, 0, 1], 0).into()).await?;
@@ -110,7 +113,17 @@ impl Cluster {
         for worker in &workers {
             near.insert(worker.blocks().clone());
         }
-        Ok(Self { folder, node, workers })
+        Ok(Self { folder, listen: url, node, workers })
+    }
+
+    /// The replicated store.
+    pub(crate) fn store(&self) -> &skep_store::SkepStore {
+        self.node.store()
+    }
+
+    /// Where nodes reach the coordinator.
+    pub(crate) fn listen(&self) -> &Url {
+        &self.listen
     }
 
     pub(crate) fn coordinator(&self) -> &Coordinator {
@@ -169,7 +182,7 @@ pub(crate) async fn up(args: Up) -> Result<ExitCode> {
     };
     let cluster = Cluster::start(options).await?;
     let doors = Doors::open(cluster.coordinator(), flight, http)?;
-    cluster.folder().publish(&doors.endpoint())?;
+    cluster.folder().publish(&doors.endpoint(cluster.listen()))?;
     let mut stop = Stop::listen()?;
     println!("{}", doors.ready_line());
     let lost = cluster.lost();

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
     let folder = cluster.folder().path().to_owned();
     write_raw(&folder.join("raw"))?;
     let doors = Doors::open(cluster.coordinator(), flight, http)?;
-    cluster.folder().publish(&doors.endpoint())?;
+    cluster.folder().publish(&doors.endpoint(cluster.listen()))?;
     let workers = cluster.coordinator().members().all().len();
     println!("A cluster of a coordinator and {workers} workers runs in this process.\n");
 
@@ -133,7 +133,7 @@ fn summary(cluster: &Cluster, args: &Demo, doors: &Doors, time: Duration) {
     }
     println!("Try next:");
     if args.stay {
-        println!("  skep sql --url {}", doors.endpoint().flight);
+        println!("  skep sql --url {}", doors.endpoint(cluster.listen()).flight);
     } else {
         println!("  skep sql --data {data}");
         println!("  skep up --data {data}      then connect a BI tool to Flight SQL");

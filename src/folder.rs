@@ -5,6 +5,7 @@
 //! DIR/id              tells this folder from those of the same path on other machines
 //! DIR/lock            held by the process that serves the folder
 //! DIR/endpoint.json   where that process listens, for `skep sql --data DIR`
+//! DIR/secret          what its nodes show each other, for `skep store --data DIR`; of a cluster in one process
 //! DIR/catalog.sqlite  DIR/blocks.sqlite  DIR/worker-N/  DIR/files/
 //! ```
 
@@ -13,8 +14,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use skep_cluster::Secret;
 use skep_common::{Error, Kind, Result};
 use skep_metadb::Location;
+use url::Url;
 
 use crate::config::StoreKind;
 
@@ -35,6 +38,7 @@ struct Format {
 
 /// The catalog of a folder that has it itself.
 const CATALOG: &str = "catalog.sqlite";
+const SECRET: &str = "secret";
 
 /// Whether `error` says that another process serves the folder.
 pub(crate) fn is_in_use(error: &Error) -> bool {
@@ -46,6 +50,9 @@ pub(crate) fn is_in_use(error: &Error) -> bool {
 pub(crate) struct Endpoint {
     pub(crate) flight: String,
     pub(crate) http: String,
+    /// Where nodes reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) listen: Option<Url>,
     pub(crate) pid: u32,
 }
 
@@ -138,13 +145,25 @@ impl Folder {
             .map_err(|e| Error::internal("cannot write the endpoint as JSON").source(e))?;
         write_whole(&self.path.join("endpoint.json"), &text)
     }
+
+    /// Tells `skep store --data` what nodes show each other, for as long as the folder is open. Only this user may read it.
+    pub(crate) fn keep_secret(&self, secret: &Secret) -> Result<()> {
+        let path = self.path.join(SECRET);
+        secret.write(&path)
+    }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
         // A stale file does no harm: whoever reads it finds the folder unlocked.
         let _ = std::fs::remove_file(self.path.join("endpoint.json"));
+        let _ = std::fs::remove_file(self.path.join(SECRET));
     }
+}
+
+/// The file with what nodes of the cluster on `path` show each other, if it keeps one.
+pub(crate) fn secret(path: &Path) -> Option<PathBuf> {
+    Some(path.join(SECRET)).filter(|file| file.is_file())
 }
 
 /// Where the process that serves `path` listens, if one does and said so.

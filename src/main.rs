@@ -4,6 +4,7 @@
 //! skep up            cluster::Cluster: coordinator and workers of one folder in one process
 //! skep coordinator   node::CoordinatorNode                     skep worker   node::WorkerNode
 //! skep sql           repl over a URL, or over a Cluster of its own
+//! skep store         the files of the replicated store, and the nodes that hold them
 //! skep admin         the catalog of a folder: backup, restore, check
 //! skep demo          a Cluster, and the SQL of demo/flights run through it
 //! skep drill         processes of this program under faults, and a script run on them
@@ -21,6 +22,7 @@ mod node;
 mod signal;
 mod sql;
 mod standby;
+mod store;
 
 use std::process::ExitCode;
 
@@ -60,6 +62,7 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Sql(args) => sql::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Drill(args) => drill::run(args).await,
+        Command::Store(args) => store::run(args).await,
         Command::Admin(args) => admin::run(args.command).await,
     }
 }

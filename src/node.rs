@@ -111,6 +111,7 @@ pub(crate) struct CoordinatorOptions {
 /// A coordinator that serves other nodes. Dropping it stops it.
 pub(crate) struct CoordinatorNode {
     coordinator: Coordinator,
+    store: SkepStore,
     held: Option<Held>,
     stop: CancellationToken,
     serving: Task<Result<()>>,
@@ -162,6 +163,7 @@ impl CoordinatorNode {
             config: store_config,
             clock: Arc::clone(&clock),
         })?;
+        let skep_store = store.clone();
         let stores = Stores::new().with_skep(store.clone());
         let runtime = runtime::build(&options.memory, &folder.join("spill"), &stores)?;
         let mut shared_paths = options.shared_paths;
@@ -231,6 +233,7 @@ impl CoordinatorNode {
             lanes,
             members,
             groups: options.groups,
+            blocks: Some(namespace.clone()),
         })?;
         // In a file of its own: whoever else writes to a catalog in a file would find it locked at every statement.
         let apart = match shared {
@@ -244,6 +247,7 @@ impl CoordinatorNode {
         let maintenance = coordinator.maintain(options.maintenance);
         Ok(Self {
             coordinator,
+            store: skep_store,
             held,
             stop,
             serving,
@@ -252,6 +256,11 @@ impl CoordinatorNode {
             _maintenance: maintenance,
             _durable: own_durable,
         })
+    }
+
+    /// The replicated store.
+    pub(crate) fn store(&self) -> &SkepStore {
+        &self.store
     }
 
     pub(crate) fn coordinator(&self) -> &Coordinator {
@@ -335,9 +344,11 @@ impl Doors {
     }
 
     /// What `skep sql --data` reads.
-    pub(crate) fn endpoint(&self) -> Endpoint {
+    /// `listen`: where nodes reach the coordinator.
+    pub(crate) fn endpoint(&self, listen: &Url) -> Endpoint {
         let bare = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
-        Endpoint { flight: bare(&self.flight), http: bare(&self.http), pid: std::process::id() }
+        let listen = Some(listen.clone());
+        Endpoint { flight: bare(&self.flight), http: bare(&self.http), listen, pid: std::process::id() }
     }
 
     /// Closes the doors; statements under way get a moment to end.
@@ -397,7 +408,7 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
     })
     .await?;
     let doors = Doors::open(node.coordinator(), flight, http)?;
-    folder.publish(&doors.endpoint())?;
+    folder.publish(&doors.endpoint(&url))?;
     let mut stop = Stop::listen()?;
     println!("{} listen={}", doors.ready_line(), url.as_str().trim_end_matches('/'));
     let lost = node.lost();

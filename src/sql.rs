@@ -10,7 +10,7 @@ use skep_repl::Target;
 
 use crate::cli::Sql;
 use crate::cluster::{Cluster, Options};
-use crate::folder;
+use crate::folder::{self, Endpoint};
 
 /// How long to wait for a server that starts or stops, and how often to look.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,7 +24,9 @@ pub(crate) async fn run(args: Sql) -> Result<ExitCode> {
     };
     let cluster = match open(&data, args.catalog).await? {
         Found::Own(cluster) => cluster,
-        Found::Served(url) => return Ok(code(skep_repl::run(args.shell, Target::Url(url)).await)),
+        Found::Served(endpoint) => {
+            return Ok(code(skep_repl::run(args.shell, Target::Url(endpoint.flight)).await));
+        }
     };
     let (channel, door) = skep_server::flight::in_memory(cluster.coordinator().clone())?;
     let exit = skep_repl::run(args.shell, Target::Channel(channel)).await;
@@ -33,16 +35,16 @@ pub(crate) async fn run(args: Sql) -> Result<ExitCode> {
     Ok(code(exit))
 }
 
-enum Found {
+pub(crate) enum Found {
     /// A cluster of this process.
     Own(Box<Cluster>),
-    /// The address of the folder's server.
-    Served(String),
+    /// Where the folder's server listens.
+    Served(Endpoint),
 }
 
 /// Opens the folder, or finds its server. A server that starts or stops holds the folder while its door is closed: that
 /// passes.
-async fn open(data: &Path, catalog: Option<Location>) -> Result<Found> {
+pub(crate) async fn open(data: &Path, catalog: Option<Location>) -> Result<Found> {
     let clock = clock::system();
     let start = clock.instant();
     loop {
@@ -54,7 +56,7 @@ async fn open(data: &Path, catalog: Option<Location>) -> Result<Found> {
         if let Some(endpoint) = folder::endpoint(data) {
             let address = endpoint.flight.rsplit('/').next().unwrap_or_default();
             if tokio::net::TcpStream::connect(address).await.is_ok() {
-                return Ok(Found::Served(endpoint.flight));
+                return Ok(Found::Served(endpoint));
             }
         }
         if clock.instant() - start > PATIENCE {

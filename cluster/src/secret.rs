@@ -3,6 +3,7 @@
 //! A worker runs any plan it is sent, so reaching its port must not be enough. Without a secret, nodes may only
 //! listen on loopback; `src` refuses anything else.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -52,6 +53,28 @@ impl Secret {
         }
         let value = MetadataValue::try_from(text).map_err(|_| wrong())?;
         Ok(Self(Some(Arc::new(value))))
+    }
+
+    /// Writes the token to `path`, for this user alone, in place of what is there.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) if the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let Some(token) = self.0.as_deref() else { return Ok(()) };
+        let write = || {
+            // A file of before may be readable by others.
+            match std::fs::remove_file(path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+            file.write_all(token.as_bytes())
+        };
+        write().map_err(|e| {
+            Error::invalid(format!("cannot write the cluster secret to '{}'", path.display())).source(e)
+        })
     }
 
     /// Whether calls are checked.

@@ -14,7 +14,7 @@ use skep_cluster::membership::Members;
 use skep_common::{Error, NodeId, Result};
 use skep_engine::Environment;
 use skep_engine::environment::Locate;
-use skep_store::{SKEP_URL, SkepStore};
+use skep_store::{Namespace, SKEP_URL, SkepStore};
 
 use crate::admission::{Admission, Groups};
 use crate::lanes::{Lanes, Ran};
@@ -32,6 +32,8 @@ pub struct Config {
     pub members: Members,
     /// Who may run how much at a time.
     pub groups: Groups,
+    /// The blocks that this coordinator keeps, if it does.
+    pub blocks: Option<Namespace>,
 }
 
 /// The coordinator of one cluster. Cheap to clone.
@@ -52,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) queries: Arc<Queries>,
     /// Who has to wait.
     pub(crate) admission: Arc<Admission>,
+    /// Where blocks are.
+    pub(crate) blocks: Option<Namespace>,
     ready: AtomicBool,
     tasks: Mutex<BTreeMap<NodeId, u64>>,
 }
@@ -72,7 +76,7 @@ impl Coordinator {
     /// [`Kind::Invalid`](skep_common::Kind::Invalid) if the catalog's data path is not one that is understood,
     /// or a resource group is wrong.
     pub fn new(config: Config) -> Result<Self> {
-        let Config { environment, lanes, members, groups } = config;
+        let Config { environment, lanes, members, groups, blocks } = config;
         let root = DataRoot::parse(environment.catalog.data_path())?;
         let queries = Arc::new(Queries::new(environment.catalog.clone()));
         members.tell(Arc::clone(&queries) as _);
@@ -86,6 +90,7 @@ impl Coordinator {
             maintenance: Log::default(),
             queries,
             admission: Arc::new(Admission::new(groups)?),
+            blocks,
             ready: AtomicBool::new(true),
             tasks: Mutex::default(),
         })))

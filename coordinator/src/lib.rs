@@ -4,9 +4,11 @@
 //! Running tasks and holding blocks (`skep-worker`), protocols for clients (`skep-server`).
 
 pub mod admission;
+mod blocks;
 mod commit;
 mod coordinator;
 mod deadline;
+mod filled;
 pub mod ingest;
 pub mod lanes;
 pub mod maintenance;

@@ -11,6 +11,7 @@ use datafusion::datasource::MemTable;
 use skep_common::{ByteSize, Error, Result};
 
 use crate::admission::Line;
+use crate::blocks;
 use crate::coordinator::Shared;
 use crate::queries::{queries_schema, queries_table, stages_schema, stages_table, tasks_schema, tasks_table};
 
@@ -25,6 +26,7 @@ pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
     all.push(("stages", stages_schema()));
     all.push(("tasks", tasks_schema()));
     all.push(("workers", workers_schema()));
+    all.extend(blocks::schemas());
     all
 }
 
@@ -42,14 +44,18 @@ pub(crate) fn tables(shared: &Shared) -> Result<Vec<(String, Arc<dyn TableProvid
             Ok((name.to_owned(), Arc::new(table)))
         };
     let (done, there, groups) = (maintenance_schema(), workers_schema(), groups_schema());
-    Ok(vec![
+    let mut all = vec![
         table("groups", Arc::clone(&groups), groups_rows(shared, &groups))?,
         table("maintenance", Arc::clone(&done), maintenance(shared, &done))?,
         ("queries".to_owned(), queries_table(&shared.queries)?),
         ("stages".to_owned(), stages_table(&shared.queries)?),
         ("tasks".to_owned(), tasks_table(&shared.queries)?),
         table("workers", Arc::clone(&there), workers(shared, &there))?,
-    ])
+    ];
+    if let Some(namespace) = &shared.blocks {
+        all.extend(blocks::tables(namespace)?);
+    }
+    Ok(all)
 }
 
 fn maintenance_schema() -> SchemaRef {

@@ -52,7 +52,15 @@ impl Session {
     /// # Errors
     /// [`Kind::Unavailable`](skep_common::Kind::Unavailable) if nobody listens.
     pub async fn connect(url: &str) -> Result<Self> {
-        let client = Client::connect(&Target::Url(url.to_owned())).await;
+        Self::open(&Target::Url(url.to_owned())).await
+    }
+
+    /// Opens a session with `target`.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub async fn open(target: &Target) -> Result<Self> {
+        let client = Client::connect(target).await;
         client.map(Self).map_err(|failure| failure.error)
     }
 

@@ -13,7 +13,7 @@ use skep_common::Result;
 use super::Queries;
 use super::meter::Plan;
 use super::state::{Entry, Query, State};
-use super::table::{batch, filled};
+use crate::filled::{batch, filled};
 use crate::lanes::Lane;
 use crate::lanes::locality::Read;
 

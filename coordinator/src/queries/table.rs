@@ -1,25 +1,16 @@
-//! `system.queries`, and how system tables are filled when they are read.
+//! `system.queries`.
 
-use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
-};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
-use datafusion::catalog::streaming::StreamingTable;
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::PartitionStream;
-use futures::future::BoxFuture;
-use skep_common::{Error, Result};
-use skep_engine::error::{from_datafusion, to_datafusion};
+use skep_common::Result;
 
 use super::Queries;
 use super::state::Query;
+use crate::filled::{batch, filled};
 
 const ZONE: &str = "UTC";
 
@@ -105,44 +96,4 @@ fn rows(all: &[Query], now: DateTime<Utc>) -> Vec<ArrayRef> {
         text(&|query| query.error.as_ref().map(|(_, text)| text.clone())),
         text(&|query| query.coordinator.as_deref().map(str::to_owned)),
     ]
-}
-
-pub(super) fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
-    RecordBatch::try_new(Arc::clone(schema), columns)
-        .map_err(|e| Error::internal("a system table does not fit its schema").source(e))
-}
-
-type Fill = dyn Fn() -> BoxFuture<'static, Result<RecordBatch>> + Send + Sync;
-
-/// A table whose rows are made when a plan that reads it runs, so that planning reads nothing.
-pub(super) fn filled(
-    schema: SchemaRef,
-    fill: impl Fn() -> BoxFuture<'static, Result<RecordBatch>> + Send + Sync + 'static,
-) -> Result<Arc<dyn TableProvider>> {
-    let partition = Filled { schema: Arc::clone(&schema), fill: Arc::new(fill) };
-    let table = StreamingTable::try_new(schema, vec![Arc::new(partition)]).map_err(from_datafusion)?;
-    Ok(Arc::new(table))
-}
-
-struct Filled {
-    schema: SchemaRef,
-    fill: Arc<Fill>,
-}
-
-impl fmt::Debug for Filled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Filled").field("schema", &self.schema).finish_non_exhaustive()
-    }
-}
-
-impl PartitionStream for Filled {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let fill = (self.fill)();
-        let rows = futures::stream::once(async move { fill.await.map_err(to_datafusion) });
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
-    }
 }

@@ -43,7 +43,7 @@ use crate::lanes::{Job, Running};
 use crate::queries::{State, Watch};
 use crate::session::{Description, Done, Inner, Outcome, Rows, Session, StatementKind};
 use crate::transaction::Open;
-use crate::{ingest, system};
+use crate::{blocks, ingest, system};
 
 pub(crate) use load::Pending;
 
@@ -135,6 +135,8 @@ impl Run {
             Statement::CopyTo(copy) => self.copy_to(copy, parameters).await,
             Statement::Set { name, value } => self.set(&name, value.as_deref()).await,
             Statement::Kill { query } => self.kill(&query).await,
+            Statement::System(action) => self.system(&action).await,
+            Statement::ShowBlocks { table } => self.show_blocks(&table).await,
             ref other if changes_rows(other) => self.edit(other, parameters).await,
             ref other if other.tag().is_none() => {
                 let shown = self.planner(self.snapshot().await?).await?.show(other).await?;
@@ -144,7 +146,7 @@ impl Run {
         }
     }
 
-    async fn snapshot(&self) -> Result<Arc<Snapshot>> {
+    pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>> {
         match &self.open {
             Some(open) => Ok(open.transaction.snapshot()),
             None => self.shared.environment.catalog.snapshot().await,
@@ -152,7 +154,7 @@ impl Run {
     }
 
     /// A planner over `snapshot`, which knows the tables of schema `system` as well.
-    async fn planner(&self, snapshot: Arc<Snapshot>) -> Result<Planner> {
+    pub(crate) async fn planner(&self, snapshot: Arc<Snapshot>) -> Result<Planner> {
         let planner = Planner::new(Arc::clone(&self.shared.environment), snapshot, &self.settings).await?;
         let planner = planner.with_tables(system::SCHEMA, system::tables(&self.shared)?);
         Ok(match &self.given {
@@ -194,7 +196,7 @@ impl Run {
     }
 
     /// Rows that are known already.
-    fn rows(&self, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<Outcome> {
+    pub(crate) fn rows(&self, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<Outcome> {
         let stream = MemoryStream::try_new(batches, Arc::clone(&schema), None);
         let stream = stream.map_err(skep_engine::error::from_datafusion)?;
         Ok(Outcome::Rows(Rows { query: self.query, schema, stream: Box::pin(stream) }))
@@ -211,8 +213,10 @@ fn changes_rows(statement: &Statement) -> bool {
 
 /// The schema of a statement that shows something.
 fn shown_schema(statement: &Statement) -> Result<SchemaRef> {
-    if let Statement::Explain { .. } = statement {
-        return Ok(explain::schema());
+    match statement {
+        Statement::Explain { .. } => return Ok(explain::schema()),
+        Statement::ShowBlocks { .. } => return Ok(blocks::blocks_schema()),
+        _ => {}
     }
     let schema = skep_engine::show::schema(statement);
     schema.ok_or_else(|| Error::unsupported("this statement shows nothing yet"))

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Field;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use object_store::path::Path;
 use skep_catalog::{Column, External, SortKey, TableDef, Transform};
 use skep_common::{Error, Result};
 
 use super::{Planner, default_shown, tables};
 use crate::files::Folder;
 use crate::sql::Name;
+use crate::table::SkepTable;
 use crate::{names, types};
 
 type Row = Vec<Option<String>>;
@@ -78,6 +81,24 @@ impl Planner {
     }
 
     /// The properties of a table.
+    /// The store of a table and the files that it has there, in the order of the catalog.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) for the name; [`Kind::Unsupported`](skep_common::Kind::Unsupported) for a
+    /// table whose files others keep.
+    pub async fn paths_of(&self, name: &Name) -> Result<(ObjectStoreUrl, Vec<Path>)> {
+        let table = self.table_named(name)?;
+        if table.external.is_some() {
+            let error = Error::unsupported(format!("table '{}' is over files that others keep", table.name));
+            return Err(tables::placed(error, name.at));
+        }
+        let files = self.environment.catalog.files(self.snapshot(), table.id).await?;
+        let scan =
+            SkepTable::new(Arc::clone(table), Arc::clone(&files), Arc::clone(&self.environment), false)?;
+        let paths = files.iter().map(|file| scan.place(file.absolute, &file.path)).collect::<Result<_>>()?;
+        Ok((scan.store.clone(), paths))
+    }
+
     pub(crate) fn properties_of(&self, name: &Name, key: Option<&str>) -> Result<Vec<Row>> {
         let table = self.table_named(name)?;
         let all = table.properties.iter().filter(|(name, _)| key.is_none_or(|key| key == *name));

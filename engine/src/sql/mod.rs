@@ -32,7 +32,7 @@ pub use dialect::SkepDialect;
 pub use statement::{
     Action, Assignment, ColumnSpec, CopyInto, CopySource, CopyTo, CreateExternal, CreateTable, CreateTableAs,
     CreateView, Delete, Described, Insert, Matched, Merge, Name, Optimize, Options, Parsed, PartitionValue,
-    Statement, Target, Update, When,
+    Statement, SystemAction, Target, Update, When,
 };
 
 use datafusion::sql::sqlparser::ast;

@@ -174,6 +174,7 @@ impl<'a> Reader<'a> {
             _ if word.value.eq_ignore_ascii_case("expire") => care::expire(self),
             _ if word.value.eq_ignore_ascii_case("restore") => care::restore(self),
             _ if word.value.eq_ignore_ascii_case("kill") => show::kill(self),
+            _ if word.value.eq_ignore_ascii_case("system") => show::system(self),
             Keyword::BEGIN | Keyword::START => transaction::begin(self, keyword),
             Keyword::COMMIT | Keyword::END => transaction::end(self, Statement::Commit),
             Keyword::ROLLBACK | Keyword::ABORT => transaction::end(self, Statement::Rollback),

@@ -1,11 +1,11 @@
-//! SHOW, SET, RESET, USE and KILL.
+//! SHOW, SET, RESET, USE, KILL and SYSTEM.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::Token;
-use skep_common::Result;
+use skep_common::{Error, Result};
 
 use super::read::Reader;
-use super::statement::Statement;
+use super::statement::{Statement, SystemAction};
 
 /// After `SHOW`.
 pub(super) fn show(reader: &mut Reader<'_>) -> Result<Statement> {
@@ -37,6 +37,12 @@ pub(super) fn show(reader: &mut Reader<'_>) -> Result<Statement> {
         Some("snapshots") => {
             reader.parser.next_token();
             Ok(Statement::ShowSnapshots)
+        }
+        Some("blocks") => {
+            reader.parser.next_token();
+            let _ = reader.parser.parse_keyword(Keyword::FOR) || from(reader);
+            let _ = reader.parser.parse_keyword(Keyword::TABLE);
+            Ok(Statement::ShowBlocks { table: reader.name()? })
         }
         Some("tags") => {
             reader.parser.next_token();
@@ -110,6 +116,49 @@ pub(super) fn kill(reader: &mut Reader<'_>) -> Result<Statement> {
         return reader.expected("QUERY and the id of a query in single quotes");
     }
     Ok(Statement::Kill { query: reader.string("the id of a query in single quotes")? })
+}
+
+/// `DRAIN NODE 'n'` and the like, after `SYSTEM`.
+pub(super) fn system(reader: &mut Reader<'_>) -> Result<Statement> {
+    if reader.take_word("balance") {
+        let mut percent = None;
+        if reader.parser.parse_keyword(Keyword::TO) {
+            let at = reader.here();
+            let result = reader.parser.parse_literal_uint();
+            let number = reader.ok(result)?;
+            percent =
+                Some(u32::try_from(number).map_err(|e| {
+                    Error::invalid(format!("{number} percent is out of range")).at(at).source(e)
+                })?);
+            if !reader.take_word("percent") {
+                return reader.expected("PERCENT");
+            }
+        }
+        return Ok(Statement::System(SystemAction::Balance { percent }));
+    }
+    let words = ["drain", "undrain", "maintain", "resume", "remove"];
+    let Some(word) = words.into_iter().find(|word| reader.take_word(word)) else {
+        return reader.expected("DRAIN, UNDRAIN, MAINTAIN, RESUME or REMOVE NODE, or BALANCE");
+    };
+    if !reader.take_word("node") {
+        return reader.expected("NODE and the name of a node in single quotes");
+    }
+    let node = reader.string("the name of a node in single quotes")?;
+    Ok(Statement::System(match word {
+        "drain" => SystemAction::Drain { node },
+        "undrain" => SystemAction::Undrain { node },
+        "resume" => SystemAction::Resume { node },
+        "remove" => SystemAction::Remove { node },
+        _ => {
+            if !reader.parser.parse_keyword(Keyword::FOR) {
+                return reader.expected("FOR and a time in single quotes, such as '2h'");
+            }
+            let at = reader.here();
+            let text = reader.string("a time in single quotes, such as '2h'")?;
+            let time = skep_common::unit::parse_duration(&text).map_err(|error| error.at(at))?;
+            SystemAction::Maintain { node, time }
+        }
+    }))
 }
 
 fn from(reader: &mut Reader<'_>) -> bool {

@@ -1,6 +1,7 @@
 //! What a statement can be, after parsing and before anything is looked up.
 
 use std::fmt;
+use std::time::Duration;
 
 use datafusion::sql::sqlparser::ast;
 use skep_common::{Error, Position, Result};
@@ -564,12 +565,56 @@ pub enum Statement {
         /// Its id.
         query: String,
     },
+    /// `SHOW BLOCKS FOR TABLE t`
+    ShowBlocks {
+        /// The table.
+        table: Name,
+    },
+    /// `SYSTEM ...`: what an operator asks of the nodes that hold blocks.
+    System(SystemAction),
     /// `SET name = value`, `USE schema`
     Set {
         /// The setting.
         name: String,
         /// Its value as text; absent: the default again (`RESET`).
         value: Option<String>,
+    },
+}
+
+/// What an operator asks of a node, or of all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SystemAction {
+    /// `SYSTEM DRAIN NODE 'n'`: have its blocks copied elsewhere.
+    Drain {
+        /// The node.
+        node: String,
+    },
+    /// `SYSTEM UNDRAIN NODE 'n'`: it is to stay.
+    Undrain {
+        /// The node.
+        node: String,
+    },
+    /// `SYSTEM MAINTAIN NODE 'n' FOR '2h'`: it may be away for so long.
+    Maintain {
+        /// The node.
+        node: String,
+        /// For how long.
+        time: Duration,
+    },
+    /// `SYSTEM RESUME NODE 'n'`: it may not be away any more.
+    Resume {
+        /// The node.
+        node: String,
+    },
+    /// `SYSTEM REMOVE NODE 'n'`: it never comes back.
+    Remove {
+        /// The node.
+        node: String,
+    },
+    /// `SYSTEM BALANCE [TO n PERCENT]`
+    Balance {
+        /// How far a node's fullness may be from that of all.
+        percent: Option<u32>,
     },
 }
 
@@ -589,7 +634,9 @@ impl Statement {
             | Self::ShowSettings { .. }
             | Self::ShowSnapshots
             | Self::ShowTags
+            | Self::ShowBlocks { .. }
             | Self::Describe(_) => None,
+            Self::System(_) => Some("SYSTEM"),
             Self::CreateSchema { .. } => Some("CREATE SCHEMA"),
             Self::DropSchema { .. } => Some("DROP SCHEMA"),
             Self::CreateTable(_) | Self::CreateTableAs(_) | Self::CreateTableLike { .. } => {
@@ -628,6 +675,7 @@ impl Statement {
         match self {
             Self::Set { .. }
             | Self::Kill { .. }
+            | Self::System(_)
             | Self::Begin { .. }
             | Self::Commit
             | Self::Rollback

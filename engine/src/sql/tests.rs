@@ -25,6 +25,11 @@ fn a_script_splits_into_statements_with_text_and_place() {
 
 #[test]
 fn queries_are_killed_by_their_id() {
+    let balance = SystemAction::Balance { percent: Some(5) };
+    assert!(matches!(one("system balance to 5 percent"), Statement::System(action) if action == balance));
+    let drain = SystemAction::Drain { node: "w1".to_owned() };
+    assert!(matches!(one("SYSTEM DRAIN NODE 'w1'"), Statement::System(action) if action == drain));
+    assert!(matches!(one("show blocks for table a.b"), Statement::ShowBlocks { table } if table.name == "b"));
     assert!(matches!(one("kill query 'abc'"), Statement::Kill { query } if query == "abc"));
     assert_snapshot!(["KILL", "KILL 'abc'", "KILL QUERY 12"].map(error).join("\n"), @r"
     invalid: expected QUERY and the id of a query in single quotes, found the end of the statement (line 1, column 5)

@@ -89,7 +89,8 @@ pub(crate) async fn coordinator() -> (Coordinator, TempDir) {
     let channels = Channels::new(skep_cluster::Secret::none(), skep_cluster::ChannelConfig::default());
     let nodes = Arc::new(members.clone());
     let lanes = Lanes::new(skep_coordinator::lanes::Config::default(), nodes, None, channels, Codec::new());
-    let config = skep_coordinator::Config { environment, lanes, members, groups: Default::default() };
+    let config =
+        skep_coordinator::Config { environment, lanes, members, groups: Default::default(), blocks: None };
     (Coordinator::new(config).unwrap(), folder)
 }
 

@@ -31,6 +31,7 @@ mod pty;
 mod python;
 mod sessions;
 mod slt;
+mod store_cli;
 mod store_faults;
 mod tpcds;
 mod tpch;
