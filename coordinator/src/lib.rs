@@ -12,6 +12,7 @@ mod filled;
 pub mod ingest;
 pub mod lanes;
 pub mod maintenance;
+mod metrics;
 pub mod queries;
 pub mod session;
 mod statement;

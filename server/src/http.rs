@@ -5,7 +5,8 @@ use std::future::Future;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Html;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use skep_common::{Error, Result};
 use skep_coordinator::Coordinator;
@@ -15,12 +16,14 @@ use tokio::net::TcpListener;
 ///
 /// - `GET /livez`: 200 as long as the process answers.
 /// - `GET /readyz`: 200 while statements are taken, 503 otherwise.
+/// - `GET /metrics`: what the coordinator counts, in the OpenMetrics text format.
 /// - `GET /`: a page.
 pub fn router(coordinator: Coordinator) -> Router {
     Router::new()
         .route("/", get(|| async { Html(PAGE) }))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
         .with_state(coordinator)
 }
 
@@ -44,6 +47,14 @@ async fn ready(State(coordinator): State<Coordinator>) -> (StatusCode, &'static 
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
+}
+
+async fn metrics(State(coordinator): State<Coordinator>) -> Response {
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match coordinator.metrics().await {
+        Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.report() + "\n").into_response(),
     }
 }
 

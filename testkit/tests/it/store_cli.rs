@@ -1,6 +1,8 @@
 //! `skep store`, the tables of `system` about blocks, and SYSTEM statements: through the command line, on a cluster in one
 //! process, served and not, and on one of processes.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 
 use skep_testkit::process::{Cluster, Output, Server, run};
@@ -100,6 +102,16 @@ fn files_go_in_and_out_of_a_folder() {
     assert!(report.contains("under_replicated"), "{report}");
 }
 
+/// What a door for HTTP answers.
+fn get(url: &str, path: &str) -> String {
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 #[test]
 fn nodes_are_drained_and_blocks_are_seen() {
     let folder = tempfile::tempdir().unwrap();
@@ -129,6 +141,14 @@ fn nodes_are_drained_and_blocks_are_seen() {
         sql(&url, "SELECT files, blocks, wanted_replicas, under_replicated FROM system.replication"),
         "1,1,3,0"
     );
+    let metrics = get(cluster.coordinator.address("http"), "/metrics");
+    assert!(
+        metrics.starts_with("HTTP/1.1 200") && metrics.contains("application/openmetrics-text"),
+        "{metrics}"
+    );
+    for line in ["skep_store_blocks{health=\"healthy\"} 1", "skep_workers 4", "# EOF"] {
+        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
+    }
     let external = run(&["sql", "--url", &url, "-c", "SHOW BLOCKS FOR TABLE nothing"]);
     assert!(external.stderr.contains("nothing"), "{external:?}");
 
