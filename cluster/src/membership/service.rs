@@ -97,7 +97,7 @@ impl Members {
     /// # Errors
     /// As [`State::heartbeat`].
     pub fn heartbeat(&self, id: &NodeId, incarnation: Uuid, free: u64) -> Result<()> {
-        self.0.state.lock().heartbeat(id, incarnation, free, self.0.clock.instant())
+        self.0.state.lock().heartbeat(id, incarnation, free, self.0.clock.instant(), &self.0.config)
     }
 
     /// A worker stops.

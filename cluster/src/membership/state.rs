@@ -57,13 +57,24 @@ impl State {
         Ok(())
     }
 
-    /// A worker is alive.
+    /// A worker is alive. One that was silent for so long that it counted as dead joins again, since others have gone on
+    /// without it.
     ///
     /// # Errors
     /// [`Kind::NotFound`](skep_common::Kind::NotFound) if it has to join again.
-    pub fn heartbeat(&mut self, id: &NodeId, incarnation: Uuid, free: u64, now: Instant) -> Result<()> {
+    pub fn heartbeat(
+        &mut self,
+        id: &NodeId,
+        incarnation: Uuid,
+        free: u64,
+        now: Instant,
+        config: &Config,
+    ) -> Result<()> {
         match self.members.get_mut(id) {
-            Some(member) if member.incarnation == incarnation => {
+            Some(member)
+                if member.incarnation == incarnation
+                    && now.duration_since(member.heard) < config.dead_after =>
+            {
                 member.heard = now;
                 member.info.free = free;
                 Ok(())
@@ -112,19 +123,22 @@ mod tests {
         let mut state = State::default();
         let a = NodeId::new("a").unwrap();
 
-        assert_eq!(state.heartbeat(&a, first, 9, at(0)).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(state.heartbeat(&a, first, 9, at(0), &config).unwrap_err().kind(), Kind::NotFound);
         state.join(node("a", 1), first, at(0), &config).unwrap();
         state.join(node("b", 2), second, at(0), &config).unwrap();
-        state.heartbeat(&a, first, 9, at(8)).unwrap();
+        state.heartbeat(&a, first, 9, at(8), &config).unwrap();
         let live = state.live(at(11), &config);
         assert_eq!(live.iter().map(|n| (n.id.as_str(), n.free)).collect::<Vec<_>>(), [("a", 9)]);
 
         let refused = state.join(node("a", 3), second, at(12), &config).unwrap_err();
         assert_eq!(refused.kind(), Kind::AlreadyExists);
         state.join(node("a", 1), second, at(12), &config).unwrap();
-        assert!(state.heartbeat(&a, first, 9, at(13)).is_err(), "the former process is fenced out");
+        assert!(state.heartbeat(&a, first, 9, at(13), &config).is_err(), "the former process is fenced out");
         assert!(!state.leave(&a, first) && state.leave(&a, second));
         state.join(node("b", 7), first, at(30), &config).unwrap();
         assert_eq!(state.live(at(31), &config), [node("b", 7)]);
+        assert!(state.heartbeat(&node("b", 7).id, first, 1, at(39), &config).is_ok());
+        let late = state.heartbeat(&node("b", 7).id, first, 1, at(49), &config).unwrap_err();
+        assert_eq!(late.kind(), Kind::NotFound, "it was dead, and joins again");
     }
 }

@@ -26,7 +26,7 @@ const PAGE: u32 = 1000;
 /// Blocks deleted in one call.
 const DELETES_MAX: u32 = 5000;
 /// A look takes the database at most one part in so many of the time, while nothing is to be done.
-const LOOKING: u32 = 20;
+const LOOKING: u32 = 5;
 /// How often copies that wait for bandwidth are looked at.
 const TURN: Duration = Duration::from_millis(100);
 

@@ -34,9 +34,11 @@ async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) -> Duration {
     let start = clock.instant();
     while !done().await {
         assert!(clock.instant() - start < DEADLINE, "it never came to be that {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    clock.instant() - start
+    let took = clock.instant() - start;
+    eprintln!("{what}: {took:.1?}");
+    took
 }
 
 /// Readers and writers that go on until they are told to stop.
