@@ -89,7 +89,7 @@ pub struct Config {
     /// least 64 KiB. Absent: as fast as they go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repair_bandwidth: Option<ByteSize>,
-    /// How many percent the fullness of a node may be away from that of all nodes together before blocks are moved. 1 to
+    /// How many percent of its room fuller than another a node may be before blocks are moved, where zones allow it. 1 to
     /// 100; with 100 none are.
     pub balance_percent: u32,
     /// How long a block must have been there that the namespace forgot, before it is deleted. 1 s to 365 d.

@@ -483,16 +483,13 @@ fn blocks_move_to_a_node_that_joins_until_it_is_as_full() {
           > copy 1 a,b>c balance
           > copy 2 a,b>c balance
           > copy 3 a,b>c balance
-          > copy 4 a,b>c balance
         done 1
         done 2
         done 3
-        done 4
         at 3s
           > discard 1 b
           > discard 2 a
           > discard 3 b
-          > discard 4 a
         at 20s
         at 21s
         ",

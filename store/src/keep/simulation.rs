@@ -389,6 +389,8 @@ impl Simulation {
         }
         for target in &copy.to {
             self.garbage.remove(&(target.clone(), copy.block));
+            let record = self.blocks.get_mut(&copy.block).unwrap();
+            record.replicas.entry(target.clone()).or_insert(Replica::Missing);
             let flying = self.flying.iter().filter(|(other, _)| other.to.contains(target));
             let flying: u64 = flying.map(|(other, _)| other.length).sum();
             let node = &self.nodes[target];

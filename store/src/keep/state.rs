@@ -90,7 +90,7 @@ pub struct Limits {
     pub bandwidth: Option<u64>,
     /// Bytes a node keeps free.
     pub reserve: u64,
-    /// How far a node's fullness may be from that of all, 0 to 1. `None`: blocks are not moved for balance.
+    /// How much fuller than another a node may be, 0 to 1. `None`: blocks are not moved for balance.
     pub spread: Option<f64>,
     /// Pause before a copy that failed is tried again; doubled each time.
     pub rest: Duration,
@@ -176,7 +176,7 @@ impl State {
         self.cursor
     }
 
-    /// How far a node's fullness may be from that of all.
+    /// How much fuller than another a node may be.
     pub fn set_spread(&mut self, spread: Option<f64>) {
         self.limits.spread = spread;
     }
@@ -479,35 +479,23 @@ impl<'a> Plan<'a> {
         self.place(block, 1, live, &exclude).pop()
     }
 
-    /// A node that is emptier than one of `live`, where the block is better placed.
+    /// A node that is emptier than one of `live` by more than `spread`, where the block is as well placed.
     fn emptier(&self, block: &BlockState, live: &[NodeId], spread: f64) -> Option<NodeId> {
-        let taking = || self.nodes.iter().filter(|node| node.takes());
-        let (used, room) =
-            taking().fold((0.0, 0.0), |(used, room), node| (used + node.used as f64, room + self.room(node)));
-        let all = used / f64::max(room, 1.0);
-        if taking().all(|node| (self.fullness(node) - all).abs() <= spread) {
+        let after = |node: &NodeState| (node.used + block.length) as f64 / self.room(node);
+        let fullness = |id: &NodeId| self.node(id).map_or(0.0, |node| self.fullness(node));
+        let fullest = live.iter().map(fullness).fold(0.0, f64::max);
+        let fits =
+            |node: &&NodeState| node.takes() && after(node) + spread < fullest && !live.contains(&node.id);
+        if !self.nodes.iter().any(|node| fits(&node)) {
             return None;
         }
-        let fullest = live.iter().filter_map(|id| self.node(id)).map(|node| self.fullness(node));
-        let fullest = fullest.max_by(f64::total_cmp)?;
-        let over = fullest > all + spread;
-        let limit = if over { all } else { all - spread };
-        if fullest <= all {
-            return None;
-        }
-        let fits = |node: &&NodeState| {
-            let after = (node.used + block.length) as f64 / self.room(node);
-            self.fullness(node) < limit && after < fullest && !live.contains(&node.id)
-        };
-        let targets: BTreeSet<NodeId> = taking().filter(fits).map(|node| node.id.clone()).collect();
         let mut exclude: Vec<NodeId> =
-            self.nodes.iter().map(|node| node.id.clone()).filter(|id| !targets.contains(id)).collect();
-        // A move whose copy would itself be the one to go, or a replica that is no fuller, changes nothing.
+            self.nodes.iter().filter(|node| !fits(node)).map(|node| node.id.clone()).collect();
+        // A move whose copy would itself be the one to go, or that takes from a node which is no fuller, changes nothing.
         while let Some(to) = self.place(block, 1, live, &exclude).pop() {
             let with: Vec<NodeId> = live.iter().chain([&to]).cloned().collect();
-            let leaves = self.surplus(&with).filter(|node| *node != to);
-            let leaves = leaves.and_then(|id| self.node(&id)).map(|node| self.fullness(node));
-            if leaves.is_some_and(|left| if over { left > all + spread } else { left > all }) {
+            let gives = self.surplus(&with).filter(|node| *node != to).map_or(0.0, |node| fullness(&node));
+            if self.node(&to).is_some_and(|node| gives > after(node) + spread) {
                 return Some(to);
             }
             exclude.push(to);

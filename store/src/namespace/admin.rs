@@ -280,8 +280,8 @@ impl Namespace {
         Ok(states.collect())
     }
 
-    /// From now on, until the coordinator ends, blocks are moved until each node's fullness is at most `percent` away from
-    /// that of all; `None`: as `[store] balance_percent` says.
+    /// From now on, until the coordinator ends, blocks are moved until no node is more than `percent` of its room fuller
+    /// than another, where zones allow it; `None`: as `[store] balance_percent` says.
     ///
     /// # Errors
     /// `Invalid` unless `percent` is 1 to 100.
@@ -293,7 +293,7 @@ impl Namespace {
         Ok(())
     }
 
-    /// How far a node's fullness may be from that of all, 0 to 1, if that matters.
+    /// How much fuller than another a node may be, 0 to 1, if that matters.
     pub(crate) fn spread(&self) -> Option<f64> {
         let percent = self.0.balance.read().unwrap_or(self.0.config.balance_percent);
         (percent < 100).then(|| f64::from(percent) / 100.0)

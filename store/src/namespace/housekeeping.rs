@@ -246,8 +246,8 @@ impl Namespace {
         states(&rows)
     }
 
-    /// A copy of a block is about to be made on these nodes: whatever they held of it no longer counts. False if the block
-    /// is gone meanwhile, and nothing is to be copied.
+    /// A copy of a block is about to be made on these nodes. Until [`Namespace::copied`] it counts as missing there, so that
+    /// whatever becomes of it is accounted for. False if the block is gone meanwhile, and nothing is to be copied.
     ///
     /// # Errors
     /// Those of the database.
@@ -262,12 +262,18 @@ impl Namespace {
         if exists.is_none() {
             return Ok(false);
         }
-        sqlx::query("DELETE FROM skep_garbage WHERE block = ? AND node IN (SELECT value FROM json_each(?))")
-            .bind(block.to_string())
-            .bind(json(nodes))
-            .execute(tx.conn())
-            .await
-            .map_err(db_error)?;
+        for statement in [
+            "DELETE FROM skep_garbage WHERE block = ? AND node IN (SELECT value FROM json_each(?))",
+            "INSERT INTO skep_replica (block, node, state) SELECT ?, value, 'missing' FROM json_each(?) WHERE true
+             ON CONFLICT DO NOTHING",
+        ] {
+            sqlx::query(statement)
+                .bind(block.to_string())
+                .bind(json(nodes))
+                .execute(tx.conn())
+                .await
+                .map_err(db_error)?;
+        }
         tx.commit().await?;
         Ok(true)
     }
