@@ -173,6 +173,7 @@ impl Script {
         let join = |ids: &[NodeId]| ids.iter().map(NodeId::as_str).collect::<Vec<_>>().join(",");
         for command in commands {
             match command {
+                Command::Abandon(block) => writeln!(out, "  > abandon {}", number(block)).unwrap(),
                 Command::Copy(Copy { block, from, to, reason, .. }) => {
                     writeln!(out, "  > copy {} {}>{} {reason}", number(block), join(&from), join(&to))
                         .unwrap();
@@ -421,6 +422,31 @@ fn what_failed_rests() {
         at 12s
         at 16s
           > copy 1 a,b>c repair
+        ",
+    );
+}
+
+#[test]
+fn a_copy_to_a_node_that_goes_away_is_made_elsewhere() {
+    play(
+        limits(),
+        3,
+        "
+        nodes a b c
+        block 1 a b
+        at 1s
+          > copy 1 a,b>c repair
+        nodes d
+        leave c
+        at 2s
+          > abandon 1
+        fail 1
+        at 3s
+        at 8s
+          > copy 1 a,b>d repair
+        leave a
+        at 9s
+          > abandon 1
         ",
     );
 }

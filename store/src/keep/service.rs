@@ -10,6 +10,7 @@ use futures::stream::FuturesUnordered;
 use skep_common::clock::Clock;
 use skep_common::task::{self, Task};
 use skep_common::{NodeId, Result};
+use tokio_util::sync::CancellationToken;
 
 use super::nodes::NodeState;
 use super::state::{Command, Copy, Limits, Reason, State, View};
@@ -35,6 +36,8 @@ const TURN: Duration = Duration::from_millis(100);
 pub struct Keeper {
     hands: Hands,
     state: State,
+    /// Copies under way, to give up.
+    copying: BTreeMap<BlockId, CancellationToken>,
     /// Nodes that were told to delete blocks and have not answered.
     deleting: BTreeSet<NodeId>,
 }
@@ -86,7 +89,8 @@ impl Keeper {
             rest: config.keep_interval,
         };
         let state = State::new(limits, clock.instant());
-        Self { hands: Hands { namespace, peers, clock }, state, deleting: BTreeSet::new() }
+        let hands = Hands { namespace, peers, clock };
+        Self { hands, state, copying: BTreeMap::new(), deleting: BTreeSet::new() }
     }
 
     /// Runs until the task is dropped. Copies go on while the next round is decided on.
@@ -116,7 +120,7 @@ impl Keeper {
                     Some(ended) = running.next() => {
                         self.ended(ended, &mut round);
                         self.begin(&mut running);
-                        if running.is_empty() && round.copied > 0 {
+                        if self.copying.is_empty() && round.copied > 0 {
                             // There may be more to do than one look shows.
                             ticks.reset_after(pause / LOOKING);
                         }
@@ -172,22 +176,22 @@ impl Keeper {
             more: page.len() >= PAGE as usize,
         };
         let commands = self.state.step(&view, self.hands.clock.instant());
-        let mut copies = Vec::new();
+        let (mut copies, mut discards) = (Vec::new(), Vec::new());
         for command in commands {
             match command {
                 Command::Copy(copy) => copies.push(copy),
-                Command::Discard { block, node } => match namespace.discard(block, &node).await {
-                    Ok(()) => round.discarded += 1,
-                    Err(error) => {
-                        tracing::warn!(%block, %node, error = %error.report(), "could not discard a replica");
-                        round.failed += 1;
+                Command::Abandon(block) => {
+                    if let Some(copy) = self.copying.get(&block) {
+                        copy.cancel();
                     }
-                },
+                }
+                Command::Discard { block, node } => discards.push((block, node)),
             }
         }
         self.run(copies, running);
-        let discarded = round.discarded;
-        namespace.set_activity(|activity| activity.discarded += discarded as u64);
+        namespace.discard(&discards).await?;
+        round.discarded += discards.len();
+        namespace.set_activity(|activity| activity.discarded += discards.len() as u64);
         Ok(())
     }
 
@@ -209,8 +213,13 @@ impl Keeper {
                     Vec::new()
                 })
             });
+            let abandoned = CancellationToken::new();
+            self.copying.insert(copy.block, abandoned.clone());
             running.push(Box::pin(async move {
-                let durable = task.await.unwrap_or_default();
+                let durable = tokio::select! {
+                    durable = task => durable.unwrap_or_default(),
+                    () = abandoned.cancelled() => Vec::new(),
+                };
                 Ended::Copy(copy, durable)
             }));
         }
@@ -245,6 +254,7 @@ impl Keeper {
         let namespace = &self.hands.namespace;
         match ended {
             Ended::Copy(copy, durable) => {
+                self.copying.remove(&copy.block);
                 self.state.done(copy.block, &durable, self.hands.clock.instant());
                 let failed = usize::from(durable.len() < copy.to.len());
                 round.copied += durable.len();

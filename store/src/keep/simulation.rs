@@ -435,6 +435,10 @@ impl Simulation {
         for command in commands {
             match command {
                 Command::Copy(copy) => self.begin(copy)?,
+                Command::Abandon(block) => {
+                    self.flying.retain(|(copy, _)| copy.block != block);
+                    self.state.done(block, &[], now);
+                }
                 Command::Discard { block, node } => {
                     let number = u128::from_be_bytes(*block.as_bytes());
                     self.note(|| format!("discard {number} on {node}"));
@@ -596,7 +600,7 @@ fn planted_bugs_are_found() {
     for bug in [Bug::MovesBeforeItCopied, Bug::TrustsWhoComesBack] {
         let loses =
             |seed| Simulation::new(seed, bug, false).run().is_err_and(|wrong| wrong.contains("last intact"));
-        let seed = (0..seeds()).find(|seed| loses(*seed));
+        let seed = (0..50_000).find(|seed| loses(*seed));
         eprintln!("{bug:?} loses a block with seed {seed:?}");
         assert!(seed.is_some(), "{bug:?} goes unnoticed");
     }

@@ -70,6 +70,8 @@ pub struct Copy {
 pub enum Command {
     /// To be told of by [`State::done`] when it ended.
     Copy(Copy),
+    /// Wait no longer for the copy of this block: who sends it or who takes it is away. [`State::done`] is to be told.
+    Abandon(BlockId),
     /// Forget the replica and delete what is left of it.
     Discard {
         /// The block.
@@ -196,6 +198,12 @@ impl State {
         self.late.retain(|(_, _, until)| *until > now);
         self.resting.retain(|_, (until, _)| *until + REST_MAX > now);
         let mut plan = Plan::new(view, self, now);
+        for copy in self.flying.values() {
+            let gone = copy.to.iter().all(|node| plan.status(node) != Status::Live);
+            if gone || !plan.status(&copy.from[0]).gives() {
+                plan.commands.push(Command::Abandon(copy.block));
+            }
+        }
         for block in view.blocks.iter().filter(|block| !self.flying.contains_key(&block.id)) {
             plan.mend(block);
         }

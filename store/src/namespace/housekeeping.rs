@@ -310,28 +310,35 @@ impl Namespace {
         tx.commit().await
     }
 
-    /// A replica is no longer wanted on this node: readers are not offered it and the node is told to delete it.
+    /// Replicas are no longer wanted on these nodes: readers are not offered them, and the nodes are told to delete them.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn discard(&self, block: BlockId, node: &NodeId) -> Result<()> {
+    pub async fn discard(&self, replicas: &[(BlockId, NodeId)]) -> Result<()> {
+        if replicas.is_empty() {
+            return Ok(());
+        }
         let mut tx = self.begin().await?;
-        let state: Option<String> =
-            sqlx::query_scalar("DELETE FROM skep_replica WHERE block = ? AND node = ? RETURNING state")
-                .bind(block.to_string())
-                .bind(node.as_str())
-                .fetch_optional(tx.conn())
-                .await
-                .map_err(db_error)?;
-        sqlx::query(
-            "INSERT INTO skep_garbage (block, node, since_us, bad) VALUES (?, ?, 0, ?) ON CONFLICT DO NOTHING",
-        )
-        .bind(block.to_string())
-        .bind(node.as_str())
-        .bind(i64::from(state.is_none_or(|state| state != "good")))
-        .execute(tx.conn())
-        .await
-        .map_err(db_error)?;
+        for (block, node) in replicas {
+            let state: Option<String> =
+                sqlx::query_scalar("DELETE FROM skep_replica WHERE block = ? AND node = ? RETURNING state")
+                    .bind(block.to_string())
+                    .bind(node.as_str())
+                    .fetch_optional(tx.conn())
+                    .await
+                    .map_err(db_error)?;
+            // The block went meanwhile, and its replicas with it.
+            let Some(state) = state else { continue };
+            sqlx::query(
+                "INSERT INTO skep_garbage (block, node, since_us, bad) VALUES (?, ?, 0, ?) ON CONFLICT DO NOTHING",
+            )
+            .bind(block.to_string())
+            .bind(node.as_str())
+            .bind(i64::from(state != "good"))
+            .execute(tx.conn())
+            .await
+            .map_err(db_error)?;
+        }
         tx.commit().await
     }
 }

@@ -304,9 +304,9 @@ async fn a_discarded_replica_counts_again_while_others_are_lost() {
     let f = Fixture::new(config()).await;
     let (_, x) = f.put("x", &WriteMode::Overwrite, 3).await.unwrap();
     let states = || f.namespace.node_states();
-    f.namespace.discard(x, &node("a")).await.unwrap();
+    f.namespace.discard(&[(x, node("a"))]).await.unwrap();
     f.namespace.report_fault(x, &node("b"), Fault::Corrupt).await.unwrap();
-    f.namespace.discard(x, &node("b")).await.unwrap();
+    f.namespace.discard(&[(x, node("b"))]).await.unwrap();
     // One of three is left, and two are needed: nothing is deleted, and what was good is good.
     assert_eq!(f.garbage().await, 0);
     assert_eq!(f.namespace.reclaim(&states().await.unwrap()).await.unwrap(), 1);
@@ -315,7 +315,28 @@ async fn a_discarded_replica_counts_again_while_others_are_lost() {
     assert_eq!(names, ["a", "c"]);
     assert_eq!(f.garbage().await, 1, "the bad one may go");
     // One that a node was asked to delete may be gone.
-    f.namespace.discard(x, &node("a")).await.unwrap();
+    f.namespace.discard(&[(x, node("a"))]).await.unwrap();
     f.namespace.garbage_asking(&node("a"), &[x]).await.unwrap();
     assert_eq!(f.namespace.reclaim(&states().await.unwrap()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_database_of_before_is_brought_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = MetaDb::open(location(folder.path()), skep_metadb::Options::default()).await.unwrap();
+    db.migrate("blocks", &schema::STEPS[..1]).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    for statement in [
+        "INSERT INTO skep_node (id, reported_us) VALUES ('a', 1), ('b', 1), ('c', 1)",
+        "INSERT INTO skep_garbage (node, block, since_us) VALUES ('a', '00000000000000000000000000000001', 0)",
+    ] {
+        sqlx::query(statement).execute(tx.conn()).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let nodes = Arc::new(Fixed::default());
+    let namespace = open(&folder, &config(), &nodes).await;
+    let known = namespace.nodes().await.unwrap();
+    assert!(known.len() == 3 && known.iter().all(|node| !node.draining && node.maintenance.is_none()));
+    namespace.drain(&node("a")).await.unwrap();
+    assert_eq!(namespace.replication_report().await.unwrap().garbage, 1);
 }
