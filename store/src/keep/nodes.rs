@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use skep_common::NodeId;
 
+/// A node that answers has so many times the delay of a silent one to say what it holds.
+const REPORTING: u32 = 10;
+
 /// How the keeper counts a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
@@ -154,9 +157,17 @@ impl Watch {
             _ if orders.drain => Status::Draining { alive },
             true => Status::Live,
             _ if orders.maintenance => Status::Maintenance,
-            // It answers, and will say in a moment what it holds.
-            false if seen.alive_since.is_some() => Status::Away,
-            false if now.saturating_duration_since(seen.last) <= self.delay => Status::Away,
+            // It answers, and will say in a moment what it holds; or its disk is such that it never will.
+            false
+                if seen.alive_since.is_some_and(|since| {
+                    now.saturating_duration_since(since) <= self.delay.saturating_mul(REPORTING)
+                }) =>
+            {
+                Status::Away
+            }
+            false if seen.alive_since.is_none() && now.saturating_duration_since(seen.last) <= self.delay => {
+                Status::Away
+            }
             false => Status::Dead,
         }
     }
@@ -192,6 +203,8 @@ mod tests {
         // Back, with a report from before it was gone.
         watch.observe(&here, at(50));
         assert_eq!(status(&watch, 50), Status::Away);
+        assert_eq!(status(&watch, 310), Status::Away);
+        assert_eq!(status(&watch, 311), Status::Dead, "it never says what it holds");
         watch.reported(&a, at(51));
         assert_eq!(status(&watch, 51), Status::Live);
 

@@ -105,10 +105,7 @@ impl Keeper {
             loop {
                 tokio::select! {
                     _ = ticks.tick() => {
-                        if round != Round::default() {
-                            tracing::info!(?round, "kept blocks");
-                        }
-                        round = Round::default();
+                        said(&mut round);
                         let start = self.hands.clock.instant();
                         if let Err(error) = self.look(&mut running, &mut round).await {
                             tracing::warn!(error = %error.report(), "could not keep blocks");
@@ -123,6 +120,7 @@ impl Keeper {
                         if self.copying.is_empty() && round.copied > 0 {
                             // There may be more to do than one look shows.
                             ticks.reset_after(pause / LOOKING);
+                            said(&mut round);
                         }
                     }
                     () = tokio::time::sleep(TURN), if !self.state.waiting().is_empty() => {
@@ -293,6 +291,14 @@ impl Keeper {
             activity.waiting = waiting.len() as u64;
             activity.waiting_bytes = waiting.iter().map(|copy| copy.length).sum();
         });
+    }
+}
+
+/// Logs what was done, if anything was.
+fn said(round: &mut Round) {
+    let round = std::mem::take(round);
+    if round != Round::default() {
+        tracing::info!(?round, "kept blocks");
     }
 }
 
