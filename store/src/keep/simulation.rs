@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //! - Nothing the keeper has deleted was the last intact replica on a node that answers.
-//! - No copy begins that takes its target below the reserve.
+//! - No copy is decided on that takes its target below the reserve. (One that waits for its turn may find that writers were
+//!   quicker: that is what the reserve is for.)
 //! - When the faults are over, the keeper comes to rest, and then every block that has a good replica has as many as it
 //!   should, where nodes have room for them; nothing on a disk is unaccounted for.
 
@@ -344,7 +345,7 @@ impl Simulation {
             self.flying.extract_if(.., |(_, until)| *until <= self.now).map(|(copy, _)| copy).collect();
         ended.into_iter().for_each(|copy| self.land(copy));
         let copies = self.state.copies(self.instant());
-        copies.into_iter().try_for_each(|copy| self.begin(copy))
+        copies.into_iter().try_for_each(|copy| self.begin(copy, false))
     }
 
     /// As `service::Hands::copy`.
@@ -380,7 +381,8 @@ impl Simulation {
         self.state.done(copy.block, &durable, now);
     }
 
-    fn begin(&mut self, copy: Copy) -> Checked {
+    /// `decided`: at this moment, and not earlier.
+    fn begin(&mut self, copy: Copy, decided: bool) -> Checked {
         self.note(|| format!("copy {copy:?}"));
         if !self.blocks.contains_key(&copy.block) {
             let now = self.instant();
@@ -397,7 +399,8 @@ impl Simulation {
             // What others put on the disk since it last told of it nobody can know.
             let told = node.told.0.min(self.free(node));
             let others = node.told.0.saturating_sub(self.free(node));
-            if told + others < RESERVE + flying + copy.length && node.told.1 + HEARTBEAT > self.now {
+            let room = told + others >= RESERVE + flying + copy.length;
+            if decided && !room && node.told.1 + HEARTBEAT > self.now {
                 return Err(format!("{target} is overfilled: {} free, {flying} under way", node.told.0));
             }
         }
@@ -434,7 +437,7 @@ impl Simulation {
         let commands = self.state.step(&view, now);
         for command in commands {
             match command {
-                Command::Copy(copy) => self.begin(copy)?,
+                Command::Copy(copy) => self.begin(copy, true)?,
                 Command::Abandon(block) => {
                     self.flying.retain(|(copy, _)| copy.block != block);
                     self.state.done(block, &[], now);
