@@ -115,10 +115,10 @@ impl Sizes {
         if let Some(rows) = self.known.borrow().get(&set) {
             return *rows;
         }
-        let ones = (0..self.inputs()).map(|at| 1 << at).filter(|one: &Set| set & one != 0);
-        let last =
-            ones.clone().filter(|one| self.touches(set & !one, *one) && self.connected(set & !one)).last();
-        let last = last.or(ones.last()).unwrap_or(set);
+        let mut ones = (0..self.inputs()).rev().map(|at| 1 << at).filter(|one: &Set| set & one != 0);
+        let highest = ones.clone().next().unwrap_or(set);
+        let last = ones.find(|one| self.touches(set & !one, *one) && self.connected(set & !one));
+        let last = last.unwrap_or(highest);
         let rest = set & !last;
         let rows = (self.of(rest) * self.of(last) * self.passing(rest, last)).max(1.0);
         self.known.borrow_mut().insert(set, rows);
