@@ -160,11 +160,11 @@ impl CoordinatorNode {
             peers: Arc::clone(&peers),
             own: None,
             zone: None,
-            config: store_config,
+            config: store_config.clone(),
             clock: Arc::clone(&clock),
         })?;
         let skep_store = store.clone();
-        let stores = Stores::new().with_skep(store.clone());
+        let stores = Stores::with_config(store_config, Some(folder.join("cache"))).with_skep(store.clone());
         let runtime = runtime::build(&options.memory, &folder.join("spill"), &stores)?;
         let mut shared_paths = options.shared_paths;
         let data_path = catalog.data_path().to_owned();

@@ -4,10 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use object_store::ObjectStore;
 use skep_common::{Error, Result};
 use skep_store::Stores;
+use url::Url;
 
+use crate::error;
 use crate::memory::{Memory, QueryPool, Share};
 
 /// The environment of plans: the pool of `memory`, spill files under `spill`, and every store.
@@ -32,12 +36,24 @@ pub fn build(memory: &Memory, spill: &Path, stores: &Stores) -> Result<Arc<Runti
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(memory.pool())
         .with_disk_manager_builder(disk)
+        .with_object_store_registry(Arc::new(Registry(stores.clone())))
         .build()
         .map_err(|e| unusable(e.into()))?;
-    for (root, store) in stores.all() {
-        runtime.register_object_store(&root, store);
-    }
     Ok(Arc::new(runtime))
+}
+
+/// The stores of the process, as DataFusion asks for them: other stores are opened when a plan names them first.
+#[derive(Debug)]
+struct Registry(Stores);
+
+impl ObjectStoreRegistry for Registry {
+    fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        self.0.register(url, store)
+    }
+
+    fn get_store(&self, url: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
+        self.0.store(url).map_err(error::to_datafusion)
+    }
 }
 
 /// `all` with the memory of one statement.

@@ -1,9 +1,11 @@
-//! Settings of the replicated store.
+//! Settings of the replicated store, and of the other stores.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use skep_common::{ByteSize, Error, Result};
+
+use crate::other::config as other;
 
 /// How blocks are written, read and kept. Table `[store]` of the config file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +97,12 @@ pub struct Config {
     /// How long a block must have been there that the namespace forgot, before it is deleted. 1 s to 365 d.
     #[serde(with = "skep_common::unit::duration")]
     pub orphan_grace: Duration,
+    /// How `s3://` is reached.
+    pub s3: other::S3,
+    /// How `hdfs://` is reached.
+    pub hdfs: other::Hdfs,
+    /// What is kept of what was read there.
+    pub cache: other::Cache,
 }
 
 impl Default for Config {
@@ -130,6 +138,9 @@ impl Default for Config {
             repair_bandwidth: None,
             balance_percent: 10,
             orphan_grace: Duration::from_secs(24 * 3600),
+            s3: other::S3::default(),
+            hdfs: other::Hdfs::default(),
+            cache: other::Cache::default(),
         }
     }
 }
@@ -190,6 +201,7 @@ impl Config {
                 wrong.push(format!("{name} is less than {min}ms"));
             }
         }
+        wrong.extend(other::problems(&self.s3, &self.hdfs, &self.cache));
         if wrong.is_empty() {
             return Ok(());
         }

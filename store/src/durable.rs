@@ -16,13 +16,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, UploadPart,
 };
 use parking_lot::Mutex;
 use skep_common::Error;
+
+use crate::skep::CreateExclusively;
 
 /// Folders that are remembered as being on the disk. A forgotten one is forced there once more.
 const KNOWN_MAX: usize = 10_000;
@@ -72,6 +74,14 @@ impl DurableFiles {
             Err(e) => Err(failed(Box::new(e))),
         }
     }
+}
+
+/// A hidden name in the folder of `location`.
+fn beside(location: &Path) -> Path {
+    let name = format!(".skep-{}.tmp", uuid::Uuid::now_v7());
+    let mut parts: Vec<PathPart<'_>> = location.parts().collect();
+    parts.pop();
+    parts.into_iter().chain([PathPart::from(name.as_str())]).collect()
 }
 
 /// Makes a file beside `path` and takes it away again.
@@ -124,6 +134,8 @@ struct Upload {
     inner: Box<dyn MultipartUpload>,
     store: DurableFiles,
     location: Path,
+    /// Where its bytes are first, if they must not replace a file.
+    beside: Option<Path>,
 }
 
 #[async_trait]
@@ -133,7 +145,16 @@ impl MultipartUpload for Upload {
     }
 
     async fn complete(&mut self) -> object_store::Result<PutResult> {
-        let result = self.inner.complete().await?;
+        let mut result = self.inner.complete().await?;
+        if let Some(beside) = &self.beside {
+            // A link to the same bytes, which fails where a file is.
+            let files = &self.store.files;
+            if let Err(error) = files.rename_if_not_exists(beside, &self.location).await {
+                let _ = files.delete(beside).await;
+                return Err(error);
+            }
+            result.e_tag = files.head(&self.location).await?.e_tag;
+        }
         self.store.force(&self.location).await?;
         Ok(result)
     }
@@ -163,8 +184,9 @@ impl ObjectStore for DurableFiles {
         options: PutMultipartOptions,
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
         self.prepare(location).await?;
-        let inner = self.files.put_multipart_opts(location, options).await?;
-        Ok(Box::new(Upload { inner, store: self.clone(), location: location.clone() }))
+        let beside = CreateExclusively::asked(&options).then(|| beside(location));
+        let inner = self.files.put_multipart_opts(beside.as_ref().unwrap_or(location), options).await?;
+        Ok(Box::new(Upload { inner, store: self.clone(), location: location.clone(), beside }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
@@ -211,8 +233,6 @@ impl ObjectStore for DurableFiles {
 
 #[cfg(test)]
 mod tests {
-    use object_store::ObjectStoreExt;
-
     use super::*;
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! Replicated blocks behind `object_store::ObjectStore`, and the registry of stores.
 //!
 //! ```text
-//!                    SkepStore (ObjectStore)                       Stores: file://  skep://blocks
+//!                    SkepStore (ObjectStore)                       Stores: file://  skep://blocks  s3://  hdfs://
 //!   paths, versions /                       \ bytes
 //!   NamespaceClient                         Peers
 //!          |                                  |
@@ -32,6 +32,7 @@ pub mod local;
 pub mod namespace;
 pub mod near;
 pub mod nodes;
+pub mod other;
 mod pipe;
 pub mod placement;
 pub mod probe;

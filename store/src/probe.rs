@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use skep_common::{Error, Result};
@@ -14,15 +15,25 @@ use crate::block::WriteId;
 pub struct Race {
     /// Writers at the same time for each key.
     pub writers: usize,
-    /// Keys, one after the other.
+    /// Keys, a few at a time.
     pub keys: usize,
 }
 
 impl Default for Race {
     fn default() -> Self {
-        Self { writers: 16, keys: 4 }
+        Self { writers: 16, keys: 20 }
     }
 }
+
+impl Race {
+    /// Whether who passed this one need not run `other`.
+    pub(crate) fn covers(self, other: Self) -> bool {
+        self.writers >= other.writers && self.keys >= other.keys
+    }
+}
+
+/// Keys that are raced for at the same time.
+const KEYS_AT_ONCE: usize = 4;
 
 /// Lets many writers create the same path under `prefix` at once: exactly one must win, the others must be told
 /// that it exists, and what is there must be the winner's bytes. Leaves nothing behind.
@@ -30,38 +41,45 @@ impl Default for Race {
 /// # Errors
 /// `Unsupported` if the store fails: it must not hold managed tables. Its own errors if it cannot be used at all.
 pub async fn conditional_create(store: &Arc<dyn ObjectStore>, prefix: &Path, race: Race) -> Result<()> {
+    if race.keys == 0 || race.writers == 0 {
+        return Ok(());
+    }
+    // One writer alone first: a store that cannot be used, or knows no such condition, is asked no more.
+    one_key(store, prefix, 1).await?;
+    let keys = (0..race.keys).map(|_| one_key(store, prefix, race.writers));
+    stream::iter(keys).buffer_unordered(KEYS_AT_ONCE).try_collect().await
+}
+
+async fn one_key(store: &Arc<dyn ObjectStore>, prefix: &Path, writers: usize) -> Result<()> {
     let refused = |what: String| {
         Error::unsupported(format!("the store '{store}' cannot hold managed tables: {what}"))
             .hint("use a store with conditional writes; on S3, one that honours If-None-Match")
     };
-    for _ in 0..race.keys {
-        let path = prefix.clone().join(format!(".skep-probe-{}", WriteId::generate()));
-        let attempts = (0..race.writers).map(|writer| {
-            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            let payload = PutPayload::from(writer.to_string().into_bytes());
-            let (store, path) = (Arc::clone(store), path.clone());
-            async move { store.put_opts(&path, payload, options).await }
-        });
-        let mut results = join_all(attempts).await;
-        if results.iter().all(Result::is_err)
-            && let Some(at) = results.iter().position(|result| !lost_or_unsupported(result))
-            && let Err(error) = results.swap_remove(at)
-        {
-            return Err(unusable(store, error));
-        }
-        let outcome = judge(store, &path, &results).await;
-        let deleted = store.delete(&path).await;
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(what)) => return Err(refused(what)),
-            Err(error) => return Err(unusable(store, error)),
-        }
-        match deleted {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(error) => return Err(unusable(store, error)),
-        }
+    let path = prefix.clone().join(format!(".skep-probe-{}", WriteId::generate()));
+    let attempts = (0..writers).map(|writer| {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let payload = PutPayload::from(writer.to_string().into_bytes());
+        let (store, path) = (Arc::clone(store), path.clone());
+        async move { store.put_opts(&path, payload, options).await }
+    });
+    let mut results = join_all(attempts).await;
+    if results.iter().all(Result::is_err)
+        && let Some(at) = results.iter().position(|result| !lost_or_unsupported(result))
+        && let Err(error) = results.swap_remove(at)
+    {
+        return Err(unusable(store, error));
     }
-    Ok(())
+    let outcome = judge(store, &path, &results).await;
+    let deleted = store.delete(&path).await;
+    match outcome {
+        Ok(None) => {}
+        Ok(Some(what)) => return Err(refused(what)),
+        Err(error) => return Err(unusable(store, error)),
+    }
+    match deleted {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(unusable(store, error)),
+    }
 }
 
 fn lost_or_unsupported(result: &object_store::Result<object_store::PutResult>) -> bool {

@@ -71,6 +71,8 @@ pub struct Options<'a> {
     pub lanes: &'a [&'a str],
     /// The names of the queries to run, `q7,q12`; absent: all.
     pub only: Option<&'a str>,
+    /// Where tables keep their files, a URL, and the tables of the config file that lead there; absent: on the workers.
+    pub place: Option<(&'a str, &'a str)>,
 }
 
 /// What one query took in each engine, in seconds.
@@ -140,7 +142,14 @@ impl Benchmark {
         (self.generate)(&data, options.scale)?;
         let duckdb = DuckDb::find();
         let plain = self.plain_datafusion(&data).await?;
-        let cluster = Cluster::start_sharing(&folder.join("cluster"), 3, &data);
+        let cluster = match options.place {
+            None => Cluster::start_sharing(&folder.join("cluster"), 3, &data),
+            Some((place, settings)) => {
+                let settings = format!("shared_paths = [{data:?}]\n{settings}");
+                Cluster::start_at(&folder.join("cluster"), 3, place, &settings)
+                    .map_err(|output| Error::internal(format!("there is no cluster: {output:?}")))?
+            }
+        };
         let mut client = Client::connect(cluster.flight()).await?;
         let mut report = Report {
             lanes: options.lanes.iter().map(|lane| (*lane).to_owned()).collect(),

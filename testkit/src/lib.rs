@@ -8,6 +8,7 @@
 //! links     connections between the processes of a cluster, cut and healed
 //! duckdb    DuckDB as a subprocess: the judge
 //! postgres  a PostgreSQL server of a test's own
+//! s3, hdfs  services of S3, and a cluster of HDFS, of a test's own
 //! slt       SQL test files, run against a server
 //! tpch      TPC-H: data, queries
 //! tpcds     TPC-DS: data, queries, and which DataFusion cannot plan
@@ -21,10 +22,13 @@ pub mod benchmark;
 pub mod blocks;
 pub mod client;
 pub mod duckdb;
+pub mod hdfs;
 pub mod links;
 pub mod postgres;
 pub mod process;
 pub mod rows;
+pub mod s3;
+mod service;
 pub mod slt;
 pub mod tpcds;
 pub mod tpch;

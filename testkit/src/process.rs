@@ -302,6 +302,25 @@ impl Cluster {
         Self::start_with(folder, workers, &format!("shared_paths = [{shared:?}]\n"))
     }
 
+    /// The same, with `settings` as tables of the config file of each node.
+    ///
+    /// # Panics
+    /// If one of them does not start.
+    pub fn start_with_settings(folder: &Path, workers: usize, settings: &str) -> Self {
+        Self::start_with(folder, workers, settings)
+    }
+
+    /// The same, with tables that keep their files at `place`, a URL, which the tables `settings` of the config files lead to.
+    ///
+    /// # Errors
+    /// What the coordinator said, if it did not start.
+    ///
+    /// # Panics
+    /// If a worker does not start.
+    pub fn start_at(folder: &Path, workers: usize, place: &str, settings: &str) -> Result<Self, Output> {
+        Self::try_start(folder, workers, Some(place), settings, None)
+    }
+
     /// The same, with lost nodes found and waits over within seconds, for tests that lose nodes.
     ///
     /// # Panics
@@ -336,20 +355,34 @@ impl Cluster {
         Self::start_led(folder, workers, keys, None)
     }
 
-    fn start_led(folder: &Path, workers: usize, keys: &str, mut links: Option<Linked>) -> Self {
+    fn start_led(folder: &Path, workers: usize, keys: &str, links: Option<Linked>) -> Self {
+        Self::try_start(folder, workers, None, keys, links)
+            .unwrap_or_else(|output| panic!("the coordinator did not start: {output:?}"))
+    }
+
+    fn try_start(
+        folder: &Path,
+        workers: usize,
+        place: Option<&str>,
+        keys: &str,
+        mut links: Option<Linked>,
+    ) -> Result<Self, Output> {
+        let own = folder.join("coordinator");
         std::fs::create_dir_all(folder).expect("the cluster's folder can be created");
         let config = folder.join("coordinator.toml");
+        let data = match place {
+            None => format!("data = {own:?}"),
+            Some(place) => format!("data = {place:?}\ncatalog = {:?}", own.join("catalog.sqlite")),
+        };
         let text = format!(
-            "[coordinator]\ndata = {:?}\nflight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nlisten = \"127.0.0.1:0\"\n{keys}",
-            folder.join("coordinator")
+            "[coordinator]\n{data}\nflight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nlisten = \"127.0.0.1:0\"\n{keys}"
         );
         std::fs::write(&config, text).expect("the config can be written");
         let mut command = skep(&["coordinator", "--config", &config.to_string_lossy()]);
         if let Some(linked) = &mut links {
             command = linked.lead(command, "COORDINATOR", Node::Coordinator);
         }
-        let coordinator = Server::start_command(command)
-            .unwrap_or_else(|output| panic!("the coordinator did not start: {output:?}"));
+        let coordinator = Server::start_command(command)?;
         let folder = folder.to_path_buf();
         let tables = keys.find("\n[").map(|at| keys[at..].to_owned()).unwrap_or_default();
         let mut cluster =
@@ -357,7 +390,7 @@ impl Cluster {
         for _ in 0..workers {
             cluster.add_worker();
         }
-        cluster
+        Ok(cluster)
     }
 
     /// Starts one more worker.
@@ -396,11 +429,12 @@ impl Cluster {
         }
     }
 
-    /// Starts the coordinator again, after it was killed, where it was.
+    /// Ends the coordinator as kill -9 does, if it still runs, and starts it again where it was.
     ///
     /// # Panics
     /// If it does not start.
     pub fn restart_coordinator(&mut self) {
+        self.coordinator.end();
         let listen = self.coordinator.address("listen").trim_start_matches("http://").to_owned();
         let config = self.folder.join("coordinator.toml");
         let mut command = skep(&["coordinator", "--config", &config.to_string_lossy()]);

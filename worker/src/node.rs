@@ -66,6 +66,7 @@ pub struct Worker {
     node: NodeId,
     url: Url,
     blocks: Blocks,
+    stores: Stores,
     stop: CancellationToken,
     serving: Task<Result<()>>,
     announcing: Task<Result<()>>,
@@ -99,7 +100,8 @@ impl Worker {
             config: config.store.clone(),
             clock: Arc::clone(&config.clock),
         })?;
-        let stores = Stores::new().with_skep(store);
+        let cache = config.data.join("cache");
+        let stores = Stores::with_config(config.store.clone(), Some(cache)).with_skep(store);
         let runtime = skep_engine::runtime::build(&config.memory, &config.data.join("spill"), &stores)?;
         let channels = Channels::new(config.secret.clone(), config.channel.clone());
         let tasks = Tasks::new(Options {
@@ -187,6 +189,7 @@ impl Worker {
             node,
             url: config.url,
             blocks,
+            stores,
             stop,
             serving,
             announcing,
@@ -209,6 +212,11 @@ impl Worker {
     /// Its blocks, for readers in the same process.
     pub fn blocks(&self) -> &BlockServer {
         self.blocks.server()
+    }
+
+    /// The stores that it reads and writes, which know how much of other stores was found in its cache.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     /// Leaves the cluster and stops serving.

@@ -27,12 +27,14 @@ usage: cargo xtask COMMAND
   fix              formats, applies lints, writes generated documents
   test [FILTER..]  unit tests, slt files on one node and on three workers, TPC-H and TPC-DS SF 0.01, processes
   bless            rewrites the expected results of slt files; read the diff
-  services         the tests that need DuckDB, Python clients or a terminal, which it installs under the target folder
+  services         the tests that need DuckDB, Python clients, a terminal, S3 or HDFS, which it installs under the target folder
+  services stores  those of S3 and HDFS alone
   slow             every test with larger limits, then TPC-H and TPC-DS SF 1; prints the commit and the figures
   tpch [--sf N]    TPC-H over three worker processes, compared with DuckDB and plain DataFusion
   tpcds [--sf N]   the same with TPC-DS
   bench [--save]   fixed queries; compares with the saved baseline
   bench catalog    planning on a table of 100,000 files, commits of 1,000; memory
+  bench store      writes and reads with 1, 2, 3 replicas, plain files, HDFS; the repair after a lost worker
   bench lanes      the three lanes: TPC-H, latency, a killed worker, many clients at once
 ";
 
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
         "fix" => check::fix(),
         "test" => suites::test(rest),
         "bless" => suites::bless(),
-        "services" => services::services(),
+        "services" => services::services(rest.iter().any(|argument| argument == "stores")),
         "slow" => suites::slow(),
         "tpch" => suites::tpch(rest),
         "tpcds" => suites::tpcds(rest),

@@ -7,6 +7,10 @@
 //! need: `duckdb`, `adbc`, `postgres` or, as a module, `pty`. `SKEP_REQUIRE_SERVICES` makes a test that misses them fail.
 //!
 //! The tests of the crates that keep tables in the metadata database run once more, on PostgreSQL (`SKEP_POSTGRES`).
+//!
+//! Tests of other stores are in modules `other_stores`, and their names begin with what they need: `s3_moto` (a server of the Python
+//! package index, `SKEP_MOTO`), `s3_ceph` (the gateway of Ceph, if this machine has its programs or may install them: `SKEP_CEPH`),
+//! `hdfs` (Hadoop from the Maven repository, with the Java of this machine: `SKEP_HADOOP`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +34,15 @@ const TESTS: [&str; 4] = ["duckdb", "adbc", "pty::", "postgres"];
 /// The crates whose tables are in the metadata database, by their folders.
 const ON_POSTGRES: [&str; 3] = ["metadb", "catalog", "store"];
 
+/// The S3 server, in an environment of its own: its dependencies are many.
+const MOTO: &str = "moto[server]==5.2.5";
+/// The version of Hadoop.
+const HADOOP: &str = "3.4.1";
+/// The programs of Ceph, all in packages of Debian.
+const CEPH: [&str; 4] = ["ceph-mon", "ceph-mgr", "ceph-osd", "radosgw"];
+/// The modules of tests of other stores.
+const OTHER_STORES: &str = "other_stores::";
+
 /// Where the programs are.
 pub(crate) struct Venv {
     folder: PathBuf,
@@ -45,8 +58,13 @@ impl Venv {
     }
 }
 
-/// Installs the programs if they are not there yet, and runs the tests that need them.
-pub(crate) fn services() -> Outcome {
+/// Installs the programs if they are not there yet, and runs the tests that need them; with `stores` those of other stores alone.
+pub(crate) fn services(stores: bool) -> Outcome {
+    if stores {
+        suites::build()?;
+        other_stores()?.iter().for_each(|what| println!("services: skipped {what}"));
+        return Ok(());
+    }
     let venv = install()?;
     suites::build()?;
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast", "--"]);
@@ -59,19 +77,140 @@ pub(crate) fn services() -> Outcome {
     };
     run(command)?;
     println!("services: ran the tests named after {} with {}", TESTS.join(", "), PACKAGES.join(", "));
+    let mut skipped = Vec::new();
     match postgres {
         Some(programs) => {
             on_postgres(&programs)?;
             println!("services: ran all tests of {} on PostgreSQL too", ON_POSTGRES.join(", "));
-            println!("services: nothing was skipped");
         }
-        None => println!(
-            "services: skipped PostgreSQL, the tests named after it and those of {} on it: there is no initdb on the \
-             PATH or under /usr/lib/postgresql",
+        None => skipped.push(format!(
+            "PostgreSQL, the tests named after it and those of {} on it: there is no initdb on the PATH or under \
+             /usr/lib/postgresql",
             ON_POSTGRES.join(", ")
-        ),
+        )),
+    }
+    skipped.extend(other_stores()?);
+    for what in &skipped {
+        println!("services: skipped {what}");
+    }
+    if skipped.is_empty() {
+        println!("services: nothing was skipped");
     }
     Ok(())
+}
+
+/// Runs the tests of S3 and HDFS with the services that can be had. Returns what was skipped, and why.
+fn other_stores() -> Outcome<Vec<String>> {
+    let folder = target()?.join("services");
+    let mut command = Command::new(target()?.join("debug").join("with_stores"));
+    command.env("SKEP_REQUIRE_SERVICES", "1").current_dir(root());
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // One after the other: each starts a service of its own.
+    command.arg(cargo).args([
+        "test",
+        "--workspace",
+        "--no-fail-fast",
+        "--",
+        "--test-threads",
+        "1",
+        OTHER_STORES,
+    ]);
+    let (mut ran, mut skipped) = (Vec::new(), Vec::new());
+    for (name, variable, found) in [
+        ("s3_moto", "SKEP_MOTO", moto(&folder)),
+        ("s3_ceph", "SKEP_CEPH", ceph()),
+        ("hdfs", "SKEP_HADOOP", hadoop(&folder)),
+    ] {
+        match found {
+            Ok(path) => {
+                command.env(variable, path);
+                ran.push(name);
+            }
+            Err(why) => {
+                command.args(["--skip", &format!("{OTHER_STORES}{name}")]);
+                skipped.push(format!("the tests of other stores named after {name}: {why}"));
+            }
+        }
+    }
+    run(command)?;
+    println!("services: ran the tests of other stores named after {}", ran.join(", "));
+    Ok(skipped)
+}
+
+/// A Python that has the S3 server.
+fn moto(folder: &Path) -> Outcome<PathBuf> {
+    let own = folder.with_file_name("services-moto");
+    let (python, mark) = (own.join("bin/python"), own.join("installed"));
+    if fs::read_to_string(&mark).is_ok_and(|list| list == MOTO) {
+        return Ok(python);
+    }
+    let mut create = Command::new("python3");
+    create.args(["-m", "venv", "--clear"]).arg(&own);
+    run(create)?;
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", MOTO]);
+    run(pip)?;
+    fs::write(&mark, MOTO).map_err(|e| format!("cannot write {mark:?}: {e}"))?;
+    Ok(python)
+}
+
+/// The folder of Ceph's programs. They are installed if this is a system that may.
+fn ceph() -> Outcome<PathBuf> {
+    let found = || {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let complete = |folder: &PathBuf| CEPH.iter().all(|name| folder.join(name).is_file());
+        std::env::split_paths(&path).find(complete)
+    };
+    if let Some(folder) = found() {
+        return Ok(folder);
+    }
+    let mut install = Command::new("apt-get");
+    install.args(["install", "-qy", "--no-install-recommends", "ceph-common"]).args(CEPH);
+    let why =
+        |problem: String| format!("its programs are not on the PATH and cannot be installed: {problem}");
+    run(install).map_err(why)?;
+    found().ok_or_else(|| "its packages do not have its programs".to_owned())
+}
+
+/// The folder of Hadoop's jars, if an earlier run installed them.
+pub(crate) fn installed_hadoop() -> Outcome<Option<PathBuf>> {
+    let own = target()?.join("services-hadoop");
+    let complete = fs::read_to_string(own.join("installed")).is_ok_and(|list| list == HADOOP);
+    Ok(complete.then(|| own.join("jars")))
+}
+
+/// The folder of Hadoop's jars.
+fn hadoop(folder: &Path) -> Outcome<PathBuf> {
+    let own = folder.with_file_name("services-hadoop");
+    let (jars, mark) = (own.join("jars"), own.join("installed"));
+    works_with(Path::new("java"), "-version")?;
+    if fs::read_to_string(&mark).is_ok_and(|list| list == HADOOP) {
+        return Ok(jars);
+    }
+    let failed = |e: std::io::Error| format!("cannot use {own:?}: {e}");
+    if own.is_dir() {
+        fs::remove_dir_all(&own).map_err(failed)?;
+    }
+    fs::create_dir_all(&own).map_err(failed)?;
+    let dependency = |name: &str| {
+        format!(
+            "<dependency><groupId>org.apache.hadoop</groupId><artifactId>{name}</artifactId>\
+             <version>{HADOOP}</version></dependency>\n"
+        )
+    };
+    let wanted: String = ["hadoop-common", "hadoop-hdfs", "hadoop-hdfs-client"].map(dependency).concat();
+    let project = format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\n\
+         <groupId>skep</groupId><artifactId>services</artifactId><version>1</version><packaging>pom</packaging>\n\
+         <dependencies>\n{wanted}</dependencies></project>\n"
+    );
+    fs::write(own.join("pom.xml"), project).map_err(failed)?;
+    let mut copy = Command::new("mvn");
+    copy.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
+    copy.arg(format!("-DoutputDirectory={}", jars.display())).current_dir(&own);
+    run(copy)?;
+    fs::write(&mark, HADOOP).map_err(failed)?;
+    Ok(jars)
 }
 
 /// The folder of a server's programs, if this machine has them.
@@ -171,8 +310,12 @@ fn gather_extensions(folder: &Path) -> Outcome {
 }
 
 fn works(program: &Path) -> Outcome {
+    works_with(program, "--version")
+}
+
+fn works_with(program: &Path, argument: &str) -> Outcome {
     let mut command = Command::new(program);
-    let status = command.arg("--version").stdout(Stdio::null()).status();
+    let status = command.arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
     match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("'{}' does not run ({status})", program.display())),

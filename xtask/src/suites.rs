@@ -56,6 +56,9 @@ fn measure(program: &str, arguments: &[String]) -> Outcome {
     if let Some(venv) = crate::services::installed()? {
         venv.set(&mut command);
     }
+    if let Some(jars) = crate::services::installed_hadoop()? {
+        command.env("SKEP_HADOOP", jars);
+    }
     run(command)
 }
 
@@ -64,6 +67,7 @@ pub(crate) fn bench(arguments: &[String]) -> Outcome {
     match arguments.split_first() {
         Some((first, rest)) if first == "catalog" => return measure("catalog_bench", rest),
         Some((first, rest)) if first == "lanes" => return measure("lanes_bench", rest),
+        Some((first, rest)) if first == "store" => return measure("store_bench", rest),
         _ => {}
     }
     let baseline = target()?.join("bench.csv");

@@ -17,12 +17,9 @@ const FILES_MAX: usize = 100_000;
 /// The store of `place`.
 ///
 /// # Errors
-/// [`Kind::NotFound`](skep_common::Kind::NotFound) for a scheme that no store is registered for.
+/// [`Kind::Invalid`](skep_common::Kind::Invalid) for a scheme that is not known, or a host that is not configured.
 pub(crate) fn store(runtime: &RuntimeEnv, place: &Place) -> Result<Arc<dyn ObjectStore>> {
-    runtime.object_store(&place.store).map_err(|_| {
-        Error::not_found(format!("'{}' is in a store that is not set up", place.text))
-            .hint("paths and file:// URLs are always there")
-    })
+    runtime.object_store(&place.store).map_err(error::from_datafusion)
 }
 
 /// The files of `place` by path. Hidden ones (`.x`, `_x`) are left out of folders and patterns.

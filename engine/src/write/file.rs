@@ -20,6 +20,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use skep_catalog::{Nans, NewFile, Sketch, footer_size, nan_columns, stats_from_parquet, without_bounds};
 use skep_common::{Error, Kind, Result};
+use skep_store::skep::CreateExclusively;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -308,7 +309,7 @@ impl Upload {
             }
             None if self.buffer.len() + bytes.len() <= PART_BYTES => self.buffer.extend_from_slice(&bytes),
             None => {
-                let upload = self.store.put_multipart(&self.path).await?;
+                let upload = self.store.put_multipart_opts(&self.path, CreateExclusively::options()).await?;
                 let parts = self.parts.insert(WriteMultipart::new_with_chunk_size(upload, PART_BYTES));
                 parts.put(std::mem::take(&mut self.buffer).freeze());
                 parts.put(bytes);

@@ -120,7 +120,7 @@ async fn bad_files_are_named_with_their_lines() {
         "SELECT * FROM 'DIR/f/README.md'",
         "SELECT * FROM 'DIR/*/things.*'",
         "SELECT * FROM 'DIR/f/*.csv'",
-        "SELECT * FROM 's3://bucket/x.csv'",
+        "SELECT * FROM 'gs://bucket/x.csv'",
     ] {
         errors.push(fixture.error(&dir(&fixture, sql)).await);
     }
@@ -138,7 +138,7 @@ async fn bad_files_are_named_with_their_lines() {
     invalid: the format of '/DIR/f/README.md' is not known by its name (hint: names end in .parquet, .csv, .tsv, .json, .jsonl or .ndjson (and .gz, .zst, .bz2, .xz), or COPY and CREATE EXTERNAL TABLE name the format)
     invalid: the format of '/DIR/*/things.*' is not known by its name (hint: names end in .parquet, .csv, .tsv, .json, .jsonl or .ndjson (and .gz, .zst, .bz2, .xz), or COPY and CREATE EXTERNAL TABLE name the format)
     invalid: files differ in their columns: '/DIR/f/bad_row.csv' has id, name, price, '/DIR/f/empty.csv' has  (hint: read the files of each kind by a pattern of their own)
-    not_found: 's3://bucket/x.csv' is in a store that is not set up (hint: paths and file:// URLs are always there)
+    invalid: no store is known for 'gs://bucket' (hint: locations start with one of file:///, s3://BUCKET/, hdfs://HOST:PORT/)
     "#);
     assert_eq!(fixture.rows("SELECT count(*) FROM things").await, "0");
 }

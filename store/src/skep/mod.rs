@@ -51,6 +51,20 @@ const COALESCE: u64 = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CreateExclusively;
 
+impl CreateExclusively {
+    /// The options of such an upload.
+    pub fn options() -> PutMultipartOptions {
+        let mut options = PutMultipartOptions::default();
+        options.extensions.insert(Self);
+        options
+    }
+
+    /// Whether the options ask for it.
+    pub(crate) fn asked(options: &PutMultipartOptions) -> bool {
+        options.extensions.get::<Self>().is_some()
+    }
+}
+
 /// The replicated store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SkepStore(Arc<Inner>);
@@ -169,8 +183,7 @@ impl ObjectStore for SkepStore {
         options: PutMultipartOptions,
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
         refuse_attributes(&options.attributes)?;
-        let exclusive = options.extensions.get::<CreateExclusively>().is_some();
-        let mode = if exclusive { WriteMode::Create } else { WriteMode::Overwrite };
+        let mode = if CreateExclusively::asked(&options) { WriteMode::Create } else { WriteMode::Overwrite };
         Ok(Box::new(Upload::new(self.clone(), location.as_ref().to_owned(), mode)))
     }
 

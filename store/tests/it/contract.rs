@@ -1,4 +1,4 @@
-//! What every store must do, run against the replicated store and the file system.
+//! What every store must do, run against the replicated store and the file system; `other_stores` runs it against the others.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use object_store::{
 };
 use skep_store::DurableFiles;
 use skep_store::probe::{Race, conditional_create};
+use skep_store::skep::CreateExclusively;
 
 use crate::cluster::{Cluster, bytes};
 
@@ -28,14 +29,27 @@ async fn read(store: &Store, path: &Path) -> Bytes {
     store.get(path).await.unwrap().bytes().await.unwrap()
 }
 
-async fn whole_suite(store: Store) {
+/// In what stores may differ.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ways {
+    /// Bytes that a part of an upload has at least, the last one aside.
+    pub(crate) part: usize,
+    /// Whether uploads in parts are exclusive where that is asked for.
+    pub(crate) exclusive_uploads: bool,
+}
+
+const OURS: Ways = Ways { part: 100_000, exclusive_uploads: true };
+
+pub(crate) async fn whole_suite(store: Store, ways: Ways) {
     bytes_come_back(&store).await;
     ranges(&store).await;
     versions(&store).await;
     listing(&store).await;
-    multipart(&store).await;
+    multipart(&store, ways.part).await;
     moving(&store).await;
     exclusive_creation(&store).await;
+    exclusive_uploads(&store, ways).await;
+    immutable_files(&store, ways.part).await;
     assert_eq!(names(&store, None).await, Vec::<String>::new());
 }
 
@@ -123,12 +137,12 @@ async fn listing(store: &Store) {
     assert_eq!(deleted.try_collect::<Vec<_>>().await.unwrap().len(), 6);
 }
 
-async fn multipart(store: &Store) {
-    let (path, data) = (Path::from("m/part"), bytes(1_500_000));
+async fn multipart(store: &Store, part: usize) {
+    let (path, data) = (Path::from("m/part"), bytes(part * 15 / 4));
     let mut upload = store.put_multipart(&path).await.unwrap();
     // Parts count in the order they are given, however they are awaited.
     let mut parts: Vec<_> =
-        data.chunks(400_000).map(|part| upload.put_part(Bytes::copy_from_slice(part).into())).collect();
+        data.chunks(part).map(|part| upload.put_part(Bytes::copy_from_slice(part).into())).collect();
     parts.reverse();
     future::try_join_all(parts).await.unwrap();
     assert!(matches!(store.head(&path).await, Err(Error::NotFound { .. })));
@@ -136,14 +150,14 @@ async fn multipart(store: &Store) {
     upload.complete().await.unwrap();
     assert_eq!(read(store, &path).await, data);
 
-    let mut writer = WriteMultipart::new_with_chunk_size(store.put_multipart(&path).await.unwrap(), 100_000);
-    for piece in data.chunks(33_333) {
+    let mut writer = WriteMultipart::new_with_chunk_size(store.put_multipart(&path).await.unwrap(), part);
+    for piece in data.chunks(part / 3) {
         writer.wait_for_capacity(2).await.unwrap();
         writer.write(piece);
     }
     writer.write(b"end");
     writer.finish().await.unwrap();
-    assert_eq!(read(store, &path).await.len(), 1_500_003);
+    assert_eq!(read(store, &path).await.len(), data.len() + 3);
 
     let mut aborted = store.put_multipart(&Path::from("m/aborted")).await.unwrap();
     aborted.put_part(data.into()).await.unwrap();
@@ -153,6 +167,61 @@ async fn multipart(store: &Store) {
     empty.complete().await.unwrap();
     assert_eq!(read(store, &path).await.len(), 0);
     store.delete(&path).await.unwrap();
+}
+
+/// Uploads that may not replace a file: the one that ends first makes it.
+async fn exclusive_uploads(store: &Store, ways: Ways) {
+    let path = Path::from("u/once");
+    let mut uploads = Vec::new();
+    for mark in [1, 2] {
+        let mut upload = store.put_multipart_opts(&path, CreateExclusively::options()).await.unwrap();
+        upload.put_part(vec![mark; ways.part].into()).await.unwrap();
+        upload.put_part(vec![mark; 10].into()).await.unwrap();
+        uploads.push(upload);
+    }
+    let mut second = uploads.pop().unwrap();
+    second.complete().await.unwrap();
+    let late = uploads.pop().unwrap().complete().await;
+    if ways.exclusive_uploads {
+        assert!(matches!(late, Err(Error::AlreadyExists { .. })), "{late:?}");
+        assert_eq!(read(store, &path).await, vec![2; ways.part + 10]);
+        // Whoever comes later is told when it begins, or when it ends.
+        let later = match store.put_multipart_opts(&path, CreateExclusively::options()).await {
+            Ok(mut upload) => upload.complete().await.map(drop),
+            Err(error) => Err(error),
+        };
+        assert!(matches!(later, Err(Error::AlreadyExists { .. })), "{later:?}");
+    }
+    assert_eq!(names(store, Some("u")).await, ["u/once"]);
+    store.delete(&path).await.unwrap();
+}
+
+/// Files as our writers name them, which caches may keep.
+async fn immutable_files(store: &Store, part: usize) {
+    let path = Path::from(format!("i/skep-{}.parquet", uuid::Uuid::now_v7()));
+    let data = bytes(part * 2 + 7);
+    let mut upload = store.put_multipart_opts(&path, CreateExclusively::options()).await.unwrap();
+    for part in data.chunks(part) {
+        upload.put_part(Bytes::copy_from_slice(part).into()).await.unwrap();
+    }
+    upload.complete().await.unwrap();
+    let size = data.len() as u64;
+    let ranges = [0..8, size - 8..size, 100..70_000, size / 2 - 5..size / 2 + 5];
+    for _ in 0..2 {
+        let all = store.get_ranges(&path, &ranges).await.unwrap();
+        for (range, got) in ranges.iter().zip(all) {
+            let expected = data.slice(range.start as usize..range.end as usize);
+            assert_eq!(got, expected, "{range:?}");
+            assert_eq!(store.get_range(&path, range.clone()).await.unwrap(), expected, "{range:?}");
+        }
+        let head = store.head(&path).await.unwrap();
+        let part = store.get_opts(&path, GetOptions::new().with_range(Some(0..4))).await.unwrap();
+        assert_eq!((part.meta.size, part.meta.e_tag.clone()), (head.size, head.e_tag));
+        assert!(store.get_range(&path, size + 1..size + 2).await.is_err());
+        assert_eq!(read(store, &path).await, data);
+    }
+    store.delete(&path).await.unwrap();
+    assert!(matches!(store.head(&path).await, Err(Error::NotFound { .. })));
 }
 
 async fn moving(store: &Store) {
@@ -186,20 +255,20 @@ async fn exclusive_creation(store: &Store) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicated_store_on_a_node_with_blocks() {
     let cluster = Cluster::start(3).await;
-    whole_suite(Arc::new(cluster.store(Some(1)))).await;
+    whole_suite(Arc::new(cluster.store(Some(1))), OURS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicated_store_from_outside() {
     let cluster = Cluster::start(3).await;
-    whole_suite(Arc::new(cluster.store(None))).await;
+    whole_suite(Arc::new(cluster.store(None)), OURS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn file_system() {
     let folder = tempfile::tempdir().unwrap();
     let files = LocalFileSystem::new_with_prefix(folder.path()).unwrap();
-    whole_suite(Arc::new(DurableFiles::new(files))).await;
+    whole_suite(Arc::new(DurableFiles::new(files)), OURS).await;
 }
 
 /// Beyond what the file system can do.

@@ -7,3 +7,4 @@ mod contract;
 mod faults;
 mod keep;
 mod model;
+mod other_stores;

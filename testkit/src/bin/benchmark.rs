@@ -41,6 +41,7 @@ async fn main() -> ExitCode {
         repeat: options.repeat,
         lanes: &LANES,
         only: options.only.as_deref(),
+        place: None,
     };
     let report =
         match options.benchmark.run(folder.path(), how, |timing| eprintln!("{}", timing.line())).await {

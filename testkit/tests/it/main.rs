@@ -24,6 +24,7 @@ mod lanes_rows;
 mod lanes_write;
 mod loads;
 mod memory;
+mod other_stores;
 mod partitions;
 mod postgres;
 mod process;

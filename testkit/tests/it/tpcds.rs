@@ -122,7 +122,7 @@ async fn what_cannot_be_planned_is_listed() {
 /// Loaded by SQL and asked over Flight SQL. The lanes are compared above, on the workers of a test.
 async fn through_the_door() -> Report {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { scale: SCALE, repeat: 1, lanes: &["local"], only: None };
+    let options = Options { scale: SCALE, repeat: 1, lanes: &["local"], only: None, place: None };
     let report = TPCDS.run(folder.path(), options, |_| ()).await.unwrap();
     println!("{}", report.text());
     assert_eq!(report.timings.len() + UNPLANNED.len(), tpcds::QUERIES);

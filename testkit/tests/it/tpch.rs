@@ -6,7 +6,7 @@ use skep_testkit::tpch::{self, TPCH};
 async fn compare() -> Report {
     let folder = tempfile::tempdir().unwrap();
     let scale = if skep_testkit::slow() { 0.1 } else { 0.01 };
-    let options = Options { scale, repeat: 1, lanes: &LANES, only: None };
+    let options = Options { scale, repeat: 1, lanes: &LANES, only: None, place: None };
     let report = TPCH.run(folder.path(), options, |_| ()).await.unwrap();
     println!("{}", report.text());
     assert_eq!(report.timings.len(), tpch::QUERIES);
