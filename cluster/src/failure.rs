@@ -37,6 +37,20 @@ pub fn from_datafusion(error: &DataFusionError) -> Error {
     Error::decode(&error.to_string()).unwrap_or_else(|| skep_engine::error::from_ref(error))
 }
 
+/// Whether `error` says that what ran was ended from outside, as when its node stops.
+pub fn is_stopped(error: &DataFusionError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        let ended = cause.downcast_ref::<JoinError>();
+        let ended = ended.or_else(|| cause.downcast_ref::<Arc<JoinError>>().map(AsRef::as_ref));
+        if ended.is_some_and(JoinError::is_cancelled) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
 /// What a failed call to the worker at `url` means: its own typed error, or that it cannot be reached.
 pub fn from_call(url: &Url, status: &tonic::Status) -> Error {
     let error = Error::from_status(status);
@@ -67,6 +81,17 @@ pub fn is_cut_off(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_ended_from_outside_is_told_from_what_failed() {
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(std::future::pending::<()>());
+        tasks.abort_all();
+        let ended = tasks.join_next().await.and_then(Result::err).unwrap();
+        let ended = object_store::Error::JoinError { source: ended };
+        assert!(is_stopped(&DataFusionError::ObjectStore(Box::new(ended))));
+        assert!(!is_stopped(&DataFusionError::Execution("task 7 was cancelled".to_owned())));
+    }
 
     #[test]
     fn errors_of_ours_come_back_unchanged() {

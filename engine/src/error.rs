@@ -140,7 +140,10 @@ const UNREAD: &str = "Failed to fetch metadata for file ";
 fn unread(message: &str) -> Error {
     let rest = message.strip_prefix(UNREAD).unwrap_or(message);
     let (path, cause) = rest.split_once(": ").unwrap_or((rest, "no reason is known"));
-    let error = text(Kind::Corrupt, cause);
+    // The store could not be read, which says nothing of the file.
+    let cause_lower = cause.to_lowercase();
+    let of_store = cause_lower.starts_with("object store error") && !cause_lower.contains("not found");
+    let error = text(if of_store { Kind::Unavailable } else { Kind::Corrupt }, cause);
     error.context(format!("file '/{path}' cannot be read as Parquet"))
 }
 
@@ -400,6 +403,13 @@ mod tests {
         let exhausted = from_datafusion(DataFusionError::ResourcesExhausted("Failed to allocate".into()));
         assert_eq!(exhausted.kind(), Kind::Exhausted);
         assert!(exhausted.hint_text().is_some_and(|hint| hint.contains("--memory")));
+        let parquet = |cause: &str| {
+            let general = ParquetError::General(format!("{UNREAD}a.parquet: {cause}"));
+            kind(DataFusionError::ParquetError(Box::new(general)))
+        };
+        assert_eq!(parquet("no footer"), Kind::Corrupt);
+        assert_eq!(parquet("Object Store error: Object at location a.parquet not found"), Kind::Corrupt);
+        assert_eq!(parquet("Object Store error: Error joining spawned task: cancelled"), Kind::Unavailable);
         let missing = object_store::Error::NotFound { path: "a/b.csv".into(), source: "gone".into() };
         let missing = from_datafusion(DataFusionError::ObjectStore(Box::new(missing)));
         assert_eq!(format!("{missing:?}"), "not_found: file 'a/b.csv' does not exist");

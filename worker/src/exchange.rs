@@ -27,7 +27,7 @@ use datafusion_distributed::{
 };
 use futures::{FutureExt, Stream, StreamExt};
 use http::HeaderMap;
-use skep_cluster::failure::{from_datafusion, is_cut_off};
+use skep_cluster::failure::{from_datafusion, is_cut_off, is_stopped};
 use skep_cluster::proto::exchange::exchange_server::Exchange;
 use skep_cluster::proto::exchange::fetch_reply::Kind as ReplyKind;
 use skep_cluster::proto::exchange::fetch_request::Kind as RequestKind;
@@ -72,6 +72,12 @@ impl Who {
         let spills = self.runtime.disk_manager.temp_dir_paths();
         let folder = spills.first().and_then(|folder| folder.parent());
         let folder = folder.unwrap_or_else(|| Path::new("its spill folder"));
+        if is_stopped(&error) {
+            return Error::unavailable(format!(
+                "worker '{}' stopped in the middle of {}",
+                self.node, self.task
+            ));
+        }
         let error = blame(from_datafusion(&Place { node: &self.node, folder }.named(error)), &self.task);
         let cut_off = is_cut_off(&error) && !error.message().contains("worker '");
         if cut_off { error.context(format!("worker '{}' is cut off", self.node)) } else { error }

@@ -15,11 +15,18 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// `cargo` with `arguments`, in the workspace.
-///
-/// Without what the cargo that started this program says of it: the build script of a dependency asks to run again when that
-/// changes, and with it most dependencies would be built again whenever cargo is called by hand, and again when it is called here.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    forget_caller(&mut command);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Leaves out what the cargo that started this program says of it, for programs that start cargo.
+///
+/// The build script of a dependency asks to run again when that changes, and with it most dependencies would be built again
+/// whenever cargo is called by hand, and again when it is called here.
+pub(crate) fn forget_caller(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let told = name.to_str().is_some_and(|name| {
             ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
@@ -30,8 +37,6 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    command.args(arguments).current_dir(root());
-    command
 }
 
 /// Runs to the end, output shown.

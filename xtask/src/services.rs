@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::run::{Outcome, cargo, read, root, run, target};
+use crate::run::{Outcome, cargo, forget_caller, read, root, run, target};
 use crate::suites;
 
 /// The DuckDB packages are pinned to one another: an extension loads into exactly its own version.
@@ -104,6 +104,7 @@ fn other_stores() -> Outcome<Vec<String>> {
     let folder = target()?.join("services");
     let mut command = Command::new(target()?.join("debug").join("with_stores"));
     command.env("SKEP_REQUIRE_SERVICES", "1").current_dir(root());
+    forget_caller(&mut command);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // One after the other: each starts a service of its own.
     command.arg(cargo).args([

@@ -278,7 +278,10 @@ fn culprit(error: &Error, workers: &[NodeInfo]) -> Option<NodeInfo> {
         return None;
     }
     let text = error.report();
-    let cut_off = |worker: &&NodeInfo| text.contains(&format!("worker '{}' is cut off", worker.id));
+    let cut_off = |worker: &&NodeInfo| {
+        let says = |what: &str| text.contains(&format!("worker '{}' {what}", worker.id));
+        says("is cut off") || says("stopped in the middle")
+    };
     let named = workers.iter().find(|worker| text.contains(worker.url.as_str()));
     named.or_else(|| workers.iter().find(cut_off)).cloned()
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::scalar::ScalarValue;
@@ -20,7 +19,8 @@ use skep_catalog::{
 };
 use skep_common::{Error, Result};
 use skep_engine::sql::{Statement, parse};
-use skep_engine::{Environment, Nowhere, Planner, ScanReport, Settings, boundary, error};
+use skep_engine::{Environment, Nowhere, Planner, ScanReport, Settings, boundary, error, runtime};
+use skep_store::Stores;
 
 pub(crate) struct Fixture {
     pub(crate) folder: tempfile::TempDir,
@@ -41,10 +41,11 @@ impl Fixture {
         let data = format!("{}/", folder.path().join("data").display());
         let catalog =
             Catalog::open(&folder.path().join("catalog.sqlite"), OpenOptions::new(data)).await.unwrap();
+        let memory = skep_engine::memory::Memory::default();
         let environment = Environment {
             catalog,
-            runtime: Arc::new(RuntimeEnv::default()),
-            memory: skep_engine::memory::Memory::default(),
+            runtime: runtime::build(&memory, &folder.path().join("spill"), &Stores::new()).unwrap(),
+            memory,
             shared_paths: vec![folder.path().join("data")],
             locate: Arc::new(Nowhere),
             facts: Arc::default(),
