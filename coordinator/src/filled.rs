@@ -1,4 +1,7 @@
 //! Tables whose rows are made when a plan that reads them runs, so that planning reads nothing.
+//!
+//! # Not here
+//! What the tables show (`queries`, `blocks`, `system`).
 
 use std::fmt;
 use std::sync::Arc;

@@ -4,6 +4,9 @@
 //! ```text
 //! test: Namespace, Members, Keeper, SkepStore  <--relays (`links`)-->  skep worker, skep worker, ...
 //! ```
+//!
+//! # Not here
+//! Whole clusters with tables (`process`).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,7 @@
 //! A cluster of HDFS for tests: one NameNode and three DataNodes, or two NameNodes of which one takes over.
+//!
+//! # Not here
+//! Installing Hadoop (`cargo xtask services`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,7 @@
 //! S3 for tests: moto, which is quick; a gateway of Ceph, which is real; and one that forgets a condition.
+//!
+//! # Not here
+//! Installing them (`cargo xtask services`).
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

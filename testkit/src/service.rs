@@ -1,4 +1,7 @@
 //! A program of somebody else that a test starts on loopback, waits for, and ends.
+//!
+//! # Not here
+//! PostgreSQL, which needs a user of its own (`postgres`).
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

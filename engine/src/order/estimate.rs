@@ -3,6 +3,9 @@
 //! The rules are those of System R (Selinger and others, 1979) with counts of different values from the catalog's sketches:
 //! values are spread evenly, conditions do not depend on each other, and of two columns that are joined the one with fewer values has
 //! none that the other lacks.
+//!
+//! # Not here
+//! Sizes of several inputs together (`search`, which knows their conditions).
 
 use std::collections::HashMap;
 

@@ -1,4 +1,7 @@
 //! Inner joins as inputs and the conditions between them.
+//!
+//! # Not here
+//! Choosing a tree (`search`).
 
 use std::sync::Arc;
 

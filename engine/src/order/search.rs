@@ -5,6 +5,9 @@
 //! "How Good Are Query Optimizers, Really?" (2015). Up to twelve inputs every tree of connected parts is looked at, by dynamic
 //! programming over sets of inputs (Selinger; the form over subsets is Vance and Maier's); above that, the two parts whose join
 //! is smallest are joined first, again and again (Fegaras's greedy ordering).
+//!
+//! # Not here
+//! What one input has (`estimate`).
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -4,6 +4,9 @@
 //! - Pure: the time is an input.
 //! - A node counts as live only after it reported its blocks since it was last away: one that comes back with an empty disk
 //!   is never counted on.
+//!
+//! # Not here
+//! What follows for blocks (`state`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

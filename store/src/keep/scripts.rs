@@ -7,6 +7,9 @@
 //! at 5s                      the time, and a look; what follows as "  > ..." is what it decides
 //! done 1, fail 1             the copy of block 1 ended, and what may begin then
 //! ```
+//!
+//! # Not here
+//! Faults in an order that nobody thought of (`simulation`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;

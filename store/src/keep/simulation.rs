@@ -10,6 +10,9 @@
 //!   quicker: that is what the reserve is for.)
 //! - When the faults are over, the keeper comes to rest, and then every block that has a good replica has as many as it
 //!   should, where nodes have room for them; nothing on a disk is unaccounted for.
+//!
+//! # Not here
+//! Single decisions, with their reasons (`scripts`); real disks and processes (the fault suite of `skep-testkit`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -1,4 +1,7 @@
 //! What an operator does to nodes and sees of them.
+//!
+//! # Not here
+//! What follows for blocks (`crate::keep`); how an operator asks (`skep store`, SYSTEM statements).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -2,6 +2,9 @@
 //!
 //! # Cost
 //! `fsck` and `files` follow the files they are asked for; `replication_report` is one pass over the index of replicas.
+//!
+//! # Not here
+//! Making it well (`crate::keep`).
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,7 @@
 //! Settings of the stores that are not ours. Tables `[store.s3]`, `[store.hdfs]`, `[store.cache]` of the config file.
+//!
+//! # Not here
+//! Settings of the replicated store (`crate::config`).
 
 use std::collections::BTreeMap;
 use std::fmt;

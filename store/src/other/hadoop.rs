@@ -1,6 +1,9 @@
 //! Reads the settings of Hadoop from `core-site.xml` and `hdfs-site.xml`.
 //!
 //! The client of HDFS finds them by an environment variable alone; here the folder is a setting.
+//!
+//! # Not here
+//! What the settings mean: that is the client's.
 
 use std::collections::BTreeMap;
 use std::path::Path;

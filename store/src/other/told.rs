@@ -1,4 +1,7 @@
 //! Errors of a store as people need them: which store, what is wrong with it, and which setting changes that.
+//!
+//! # Not here
+//! Deciding whether a statement runs again: that is by kind, and the coordinator's.
 
 use std::fmt;
 use std::ops::Range;

@@ -4,6 +4,9 @@
 //! reader's own node and over the network; the same bytes as plain files, and on HDFS with three replicas if `SKEP_HADOOP`
 //! names its jars; how long it takes until every block of a killed worker has its replicas again.
 //! All of it shares one disk and two cores or so: ratios say something, figures say little.
+//!
+//! # Not here
+//! Scans of tables (`benchmark`).
 
 use std::path::Path as Folder;
 use std::process::ExitCode;

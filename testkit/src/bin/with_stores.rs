@@ -1,6 +1,9 @@
 //! Runs a command while services of S3 and a cluster of HDFS run: `with_stores COMMAND ARGUMENTS...`
 //!
 //! It starts those whose programs `SKEP_MOTO`, `SKEP_CEPH` and `SKEP_HADOOP` name, and tells the command where they are.
+//!
+//! # Not here
+//! Installing them (`cargo xtask services`).
 
 use std::process::{Command, ExitCode};
 
