@@ -176,8 +176,25 @@ fn ceph() -> Outcome<PathBuf> {
 /// The folder of Hadoop's jars, if an earlier run installed them.
 pub(crate) fn installed_hadoop() -> Outcome<Option<PathBuf>> {
     let own = target()?.join("services-hadoop");
-    let complete = fs::read_to_string(own.join("installed")).is_ok_and(|list| list == HADOOP);
+    let complete = fs::read_to_string(own.join("installed")).is_ok_and(|list| list == hadoop_project());
     Ok(complete.then(|| own.join("jars")))
+}
+
+/// What Maven is asked for. Of a library that several of them want Maven takes the version of the first, and only that of
+/// `hadoop-hdfs` is new enough for all.
+fn hadoop_project() -> String {
+    let dependency = |name: &str| {
+        format!(
+            "<dependency><groupId>org.apache.hadoop</groupId><artifactId>{name}</artifactId>\
+             <version>{HADOOP}</version></dependency>\n"
+        )
+    };
+    let wanted: String = ["hadoop-hdfs", "hadoop-common", "hadoop-hdfs-client"].map(dependency).concat();
+    format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\n\
+         <groupId>skep</groupId><artifactId>services</artifactId><version>1</version><packaging>pom</packaging>\n\
+         <dependencies>\n{wanted}</dependencies></project>\n"
+    )
 }
 
 /// The folder of Hadoop's jars.
@@ -185,7 +202,8 @@ fn hadoop(folder: &Path) -> Outcome<PathBuf> {
     let own = folder.with_file_name("services-hadoop");
     let (jars, mark) = (own.join("jars"), own.join("installed"));
     works_with(Path::new("java"), "-version")?;
-    if fs::read_to_string(&mark).is_ok_and(|list| list == HADOOP) {
+    let project = hadoop_project();
+    if fs::read_to_string(&mark).is_ok_and(|list| list == project) {
         return Ok(jars);
     }
     let failed = |e: std::io::Error| format!("cannot use {own:?}: {e}");
@@ -193,24 +211,12 @@ fn hadoop(folder: &Path) -> Outcome<PathBuf> {
         fs::remove_dir_all(&own).map_err(failed)?;
     }
     fs::create_dir_all(&own).map_err(failed)?;
-    let dependency = |name: &str| {
-        format!(
-            "<dependency><groupId>org.apache.hadoop</groupId><artifactId>{name}</artifactId>\
-             <version>{HADOOP}</version></dependency>\n"
-        )
-    };
-    let wanted: String = ["hadoop-common", "hadoop-hdfs", "hadoop-hdfs-client"].map(dependency).concat();
-    let project = format!(
-        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\n\
-         <groupId>skep</groupId><artifactId>services</artifactId><version>1</version><packaging>pom</packaging>\n\
-         <dependencies>\n{wanted}</dependencies></project>\n"
-    );
-    fs::write(own.join("pom.xml"), project).map_err(failed)?;
+    fs::write(own.join("pom.xml"), &project).map_err(failed)?;
     let mut copy = Command::new("mvn");
     copy.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
     copy.arg(format!("-DoutputDirectory={}", jars.display())).current_dir(&own);
     run(copy)?;
-    fs::write(&mark, HADOOP).map_err(failed)?;
+    fs::write(&mark, project).map_err(failed)?;
     Ok(jars)
 }
 
