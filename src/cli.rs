@@ -225,7 +225,7 @@ pub(crate) enum StoreCommand {
     Nodes,
     /// Move blocks until every node is about as full as the others; goes on until the coordinator ends
     Balance {
-        /// How far a node's fullness may be from that of all, in percent; [store] balance_percent unless said
+        /// How far a node's fullness may be from that of all, in percent; `[store] balance_percent` unless said
         #[arg(long, value_name = "N")]
         percent: Option<u32>,
     },
