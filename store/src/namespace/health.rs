@@ -184,19 +184,7 @@ impl Namespace {
     pub async fn files(&self, paths: &[String]) -> Result<Vec<Option<FileHealth>>> {
         let nodes = self.statuses();
         let (wanted, required) = self.targets();
-        let rows = sqlx::query(
-            "SELECT f.path, f.size, f.version, f.created_us, b.id, b.length, r.node, r.state
-             FROM (SELECT DISTINCT value AS path FROM json_each(?)) AS p
-             JOIN skep_file f ON f.path = p.path
-             LEFT JOIN skep_file_block fb ON fb.file = f.id
-             LEFT JOIN skep_block b ON b.id = fb.block
-             LEFT JOIN skep_replica r ON r.block = b.id
-             ORDER BY f.path, fb.position, r.node",
-        )
-        .bind(json(paths))
-        .fetch_all(self.0.db.reader())
-        .await
-        .map_err(db_error)?;
+        let rows = read::replicas_of(self, paths).await?;
         let mut files: BTreeMap<String, FileHealth> = BTreeMap::new();
         for row in &rows {
             let meta = read::meta(row);

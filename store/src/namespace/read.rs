@@ -22,9 +22,10 @@ pub(super) fn meta(row: &AnyRow) -> FileMeta {
     }
 }
 
-pub(super) async fn lookup(namespace: &Namespace, paths: &[String]) -> Result<Vec<Option<FileMap>>> {
-    // One statement, so that files, blocks and replicas are of one moment.
-    let rows = sqlx::query(
+/// The files at `paths` with their blocks and replicas, a row for each: path, size, version, time, block, its length, node, state.
+/// One statement, so that all are of one moment.
+pub(super) async fn replicas_of(namespace: &Namespace, paths: &[String]) -> Result<Vec<AnyRow>> {
+    sqlx::query(
         "SELECT f.path, f.size, f.version, f.created_us, b.id, b.length, r.node, r.state
          FROM (SELECT DISTINCT value AS path FROM json_each(?)) AS p
          JOIN skep_file f ON f.path = p.path
@@ -36,7 +37,11 @@ pub(super) async fn lookup(namespace: &Namespace, paths: &[String]) -> Result<Ve
     .bind(json(paths))
     .fetch_all(namespace.0.db.reader())
     .await
-    .map_err(db_error)?;
+    .map_err(db_error)
+}
+
+pub(super) async fn lookup(namespace: &Namespace, paths: &[String]) -> Result<Vec<Option<FileMap>>> {
+    let rows = replicas_of(namespace, paths).await?;
     let live = namespace.live_peers();
     let mut files: HashMap<String, FileMap> = HashMap::new();
     for row in &rows {
