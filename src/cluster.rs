@@ -74,7 +74,8 @@ impl Cluster {
             secret: secret.clone(),
             channel: channel.clone(),
             membership: skep_cluster::membership::Config::default(),
-            shared_paths: Vec::new(),
+            // One process: every node of it sees the same files.
+            shared_paths: vec!["/".into()],
             memory: memory.clone(),
             store: skep_store::Config::default(),
             near: Some(near.clone()),

@@ -24,7 +24,7 @@ use skep_coordinator::lanes::{self, DurableService, Lanes};
 use skep_coordinator::{Coordinator, StoreLocator};
 use skep_engine::codec::Codec;
 use skep_engine::memory::Memory;
-use skep_engine::{Environment, Locate, Nowhere, runtime};
+use skep_engine::{Environment, Locate, runtime};
 use skep_metadb::{Location, MetaDb};
 use skep_store::keep::Keeper;
 use skep_store::near::Near;
@@ -171,13 +171,13 @@ impl CoordinatorNode {
         let managed_here = !data_path.contains("://") || data_path.starts_with("file://");
         if !data_path.starts_with(SKEP_URL) {
             // The block store creates exclusively by construction, and has no workers yet to show it on.
-            stores.check_managed(&location(&data_path)?, Race::default()).await?;
+            let (root, folder) = skep_engine::files::data_path(&data_path)?;
+            stores.check_managed(root.as_ref(), &folder, Race::default()).await?;
         }
         if managed_here {
             shared_paths.push(PathBuf::from(data_path.trim_start_matches("file://")));
         }
-        let locate: Arc<dyn Locate> =
-            if managed_here { Arc::new(Nowhere) } else { Arc::new(StoreLocator(store)) };
+        let locate: Arc<dyn Locate> = Arc::new(StoreLocator(store));
 
         let channels = Channels::new(options.secret.clone(), options.channel.clone());
         let node = NodeId::new("coordinator")?;
@@ -222,6 +222,7 @@ impl CoordinatorNode {
         let environment = Environment {
             catalog,
             runtime,
+            stores,
             memory: options.memory,
             shared_paths,
             locate,
@@ -459,15 +460,6 @@ pub(crate) async fn worker(args: Role) -> Result<ExitCode> {
     }
     worker.stop().await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The URL of a place that the catalog names by a URL or a folder.
-fn location(data_path: &str) -> Result<Url> {
-    let wrong = || Error::invalid(format!("'{data_path}' is not a place for tables"));
-    if data_path.contains("://") {
-        return Url::parse(data_path).map_err(|e| wrong().source(e));
-    }
-    Url::from_directory_path(data_path).map_err(|()| wrong().hint("name the folder by its absolute path"))
 }
 
 /// The address other nodes use; one that means "any" must be named by `advertise`.

@@ -18,6 +18,7 @@ use crate::ddl;
 use crate::files::{self, FileCache};
 use crate::load;
 use crate::model::{DataFile, Snapshot};
+use crate::overlay::stands_alone;
 use crate::transaction::{CommitInfo, Transaction};
 
 /// How a catalog is opened.
@@ -289,7 +290,7 @@ async fn create_if_empty(db: &MetaDb, data_path: &str, clock: &dyn Clock) -> Res
     if tx.tables().await?.iter().any(|name| !name.starts_with("skep_")) {
         return Ok(false);
     }
-    let absolute = data_path.starts_with('/') || data_path.contains("://");
+    let absolute = stands_alone(data_path);
     if !absolute || !data_path.ends_with('/') {
         return Err(Error::invalid(format!("the data path '{data_path}' cannot be used"))
             .hint("give a URL or an absolute folder that ends in '/'"));

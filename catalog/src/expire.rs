@@ -46,7 +46,7 @@ pub struct Expired {
 pub struct ScheduledFile {
     /// Relative to the data path.
     pub path: String,
-    /// Whether `path` stands by itself instead. Only other engines make such files.
+    /// Whether `path` stands by itself instead, as the files of tables with a location of their own.
     pub absolute: bool,
 }
 
@@ -149,6 +149,19 @@ impl Catalog {
         .await
         .map_err(|e| database_error("cannot forget deleted files", e))?;
         tx.commit().await
+    }
+
+    /// The folders of tables, of those that were dropped too, that are not under the data path.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn locations(&self) -> Result<BTreeSet<String>> {
+        let rows: Vec<(String,)> =
+            sqlx::query_as("SELECT DISTINCT path FROM ducklake_table WHERE NOT path_is_relative")
+                .fetch_all(self.db().reader())
+                .await
+                .map_err(|e| database_error("cannot list the locations of tables", e))?;
+        Ok(rows.into_iter().map(|(path,)| path).collect())
     }
 
     /// Every file that a snapshot names, that is scheduled for deletion, or that a transaction which was written down

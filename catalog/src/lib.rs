@@ -72,6 +72,7 @@ pub use model::{
     ColumnStats, DIALECT, DataFile, DeleteFile, External, FILE_PREFIX, NewFile, SchemaDef, Snapshot,
     TableDef, ViewDef,
 };
+pub use overlay::stands_alone;
 pub use save::Saved;
 pub use sketch::{ColumnSketch, Distinct, RecordSketches, Sketch};
 pub use steps::Step;

@@ -121,6 +121,7 @@ async fn definitions(db: &MetaDb, id: i64, past: Option<&Snapshot>) -> Result<De
             name: row.name,
             path: if row.relative { format!("{}{}", schema.path, row.path) } else { row.path },
             absolute: !relative,
+            located: !row.relative,
             columns: found.columns,
             next_column_id: found.next_id,
             misnamed: found.misnamed,

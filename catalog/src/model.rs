@@ -50,6 +50,11 @@ impl Snapshot {
         of_schema(&self.tables, schema)
     }
 
+    /// The tables whose files are not under the data path.
+    pub fn located(&self) -> impl Iterator<Item = &Arc<TableDef>> {
+        self.by_id.values().filter(|table| table.located)
+    }
+
     /// The table of that exact name, external or not.
     pub fn table(&self, schema: &str, name: &str) -> Option<&Arc<TableDef>> {
         self.tables.get(&(schema.to_owned(), name.to_owned()))
@@ -130,8 +135,10 @@ pub struct TableDef {
     pub name: String,
     /// Where its files lie, relative to the data path, ending in `/`. Empty for external tables.
     pub path: String,
-    /// Whether `path` stands by itself instead. Only other engines make such tables.
+    /// Whether `path` stands by itself instead: the table has a location of its own, or another engine gave one to its schema.
     pub absolute: bool,
+    /// Whether that location is the table's own.
+    pub located: bool,
     /// In order.
     pub columns: Vec<Column>,
     /// The least id that no column of the table ever had.
@@ -173,6 +180,7 @@ impl TableDef {
             name: name.to_owned(),
             path: String::new(),
             absolute: false,
+            located: false,
             columns: Vec::new(),
             next_column_id: 1,
             comment: None,

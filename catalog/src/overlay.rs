@@ -141,6 +141,20 @@ impl Put {
                 self.put(table);
                 Ok(())
             }
+            Change::Locate { table, location } => {
+                let mut table = TableDef::clone(&*self.table(*table)?);
+                let made_here = table.id < 0 && table.external.is_none();
+                if !made_here || self.overlay.rows.contains_key(&table.id) || !stands_alone(location) {
+                    return Err(Error::internal(format!(
+                        "table '{}' cannot be put to '{location}'",
+                        table.name
+                    )));
+                }
+                table.path.clone_from(location);
+                (table.absolute, table.located) = (true, true);
+                self.put(table);
+                Ok(())
+            }
             Change::DropTable { id } => {
                 let table = self.table(*id)?;
                 self.remove(&table);
@@ -473,9 +487,14 @@ fn check_name(what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a path is relative to nothing: absolute on this machine, or a URL.
+pub fn stands_alone(path: &str) -> bool {
+    path.starts_with('/') || path.contains("://")
+}
+
 fn check_file(file: &NewFile, leaves: &HashSet<i64>) -> Result<()> {
     let refuse = |why: String| Err(Error::internal(format!("data file '{}' {why}", file.path)));
-    if file.path.is_empty() || file.path.starts_with('/') || file.path.contains("://") {
+    if file.path.is_empty() || stands_alone(&file.path) {
         return refuse("is not named relative to its table".to_owned());
     }
     if file.rows == 0 {

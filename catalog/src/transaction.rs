@@ -62,6 +62,13 @@ pub enum Change {
         /// What people say about it.
         comment: Option<String>,
     },
+    /// The files of a table that the same transaction creates lie in a folder of its own, not under the data path.
+    Locate {
+        /// The table, which has no files yet.
+        table: i64,
+        /// An absolute folder of this machine or a URL, ending in `/`.
+        location: String,
+    },
     /// A table goes, external or not. Its files stay until no snapshot names them.
     DropTable {
         /// Its id.

@@ -298,19 +298,25 @@ impl<'a> Writer<'a> {
     }
 
     async fn insert_table(&mut self, id: i64, schema_id: i64, table: &TableDef) -> Result<()> {
-        // The folder has the name that the table was created with.
-        let folder = table.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let path = if table.located {
+            table.path.clone()
+        } else {
+            // The folder has the name that the table was created with.
+            let folder = table.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            format!("{folder}/")
+        };
         sqlx::query(
             "INSERT INTO ducklake_table (table_id, table_uuid, begin_snapshot, end_snapshot, schema_id, \
              table_name, path, path_is_relative) \
-             VALUES (?, CAST(? AS UUID), ?, NULL, ?, ?, ?, true)",
+             VALUES (?, CAST(? AS UUID), ?, NULL, ?, ?, ?, ?)",
         )
         .bind(id)
         .bind(table.uuid.to_string())
         .bind(self.snapshot)
         .bind(schema_id)
         .bind(&table.name)
-        .bind(format!("{folder}/"))
+        .bind(path)
+        .bind(!table.located)
         .execute(self.tx.conn())
         .await
         .map_err(|e| {

@@ -1,20 +1,21 @@
 //! The coordinator of one cluster: what its sessions share.
 
 use std::collections::BTreeMap;
-use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
+use skep_catalog::Column;
 use skep_cluster::membership::Members;
 use skep_common::{Error, NodeId, Result};
 use skep_engine::Environment;
 use skep_engine::environment::Locate;
-use skep_store::{Namespace, SKEP_URL, SkepStore};
+use skep_engine::write::WriteTarget;
+use skep_store::{CacheStats, Namespace, SKEP_URL, SkepStore};
 
 use crate::admission::{Admission, Groups};
 use crate::lanes::{Lanes, Ran};
@@ -131,16 +132,37 @@ impl Shared {
         }
     }
 
-    /// Deletes files that no commit names, given relative to the catalog's data path. What cannot be deleted now is an
-    /// orphan.
+    /// Deletes files that no commit names, given as the catalog does. What cannot be deleted now is an orphan.
     pub(crate) async fn discard(&self, files: Vec<String>) {
-        let Ok(store) = self.environment.runtime.object_store(&self.root.store) else { return };
         for file in files {
-            let path = self.root.join(&file);
-            if let Err(error) = store.delete(&path).await {
-                tracing::debug!(%path, %error, "a file that no commit names stays behind");
+            if let Err(error) = self.delete(&file).await {
+                tracing::debug!(%file, error = error.report(), "a file that no commit names stays behind");
             }
         }
+    }
+
+    /// Deletes one file, given as the catalog does. Whether it was there.
+    ///
+    /// # Errors
+    /// Those of its store.
+    pub(crate) async fn delete(&self, file: &str) -> Result<bool> {
+        let (store, path) = self.root.place(file)?;
+        match self.store(&store)?.delete(&path).await {
+            Ok(()) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(Error::unavailable(format!("cannot delete '{file}'")).source(error)),
+        }
+    }
+
+    pub(crate) fn store(&self, url: &ObjectStoreUrl) -> Result<Arc<dyn ObjectStore>> {
+        self.environment.runtime.object_store(url).map_err(skep_engine::error::from_datafusion)
+    }
+
+    /// What the caches of other stores did, by node, the coordinator's first.
+    pub(crate) fn caches(&self) -> Vec<(String, CacheStats)> {
+        let own = ("coordinator".to_owned(), self.environment.stores.cache_stats());
+        let workers = self.members.caches().into_iter().map(|(node, stats)| (node.to_string(), stats));
+        [own].into_iter().chain(workers).collect()
     }
 
     pub(crate) fn tasks_of(&self, node: &NodeId) -> u64 {
@@ -156,30 +178,41 @@ pub(crate) struct DataRoot {
 }
 
 impl DataRoot {
-    fn parse(data_path: &str) -> Result<Self> {
-        let wrong = |e: Box<dyn std::error::Error + Send + Sync>| {
-            Error::invalid(format!("the catalog's data path '{data_path}' is not understood"))
-                .hint("it is skep://blocks/ or an absolute folder")
-                .source(e)
-        };
-        let (store, folder) = match data_path.split_once("://") {
-            Some((scheme, rest)) => {
-                let (authority, folder) = rest.split_once('/').unwrap_or((rest, ""));
-                (format!("{scheme}://{authority}"), Path::from(folder))
-            }
-            None => {
-                let folder =
-                    Path::from_absolute_path(FilePath::new(data_path)).map_err(|e| wrong(e.into()))?;
-                ("file:///".to_owned(), folder)
-            }
-        };
-        let store = ObjectStoreUrl::parse(&store).map_err(|e| wrong(e.into()))?;
+    /// # Errors
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for what is neither a URL nor an absolute folder.
+    pub(crate) fn parse(data_path: &str) -> Result<Self> {
+        if !skep_catalog::stands_alone(data_path) {
+            return Err(Error::invalid(format!("the data path '{data_path}' is not understood"))
+                .hint("it is a URL, such as skep://blocks/, or an absolute folder"));
+        }
+        let (store, folder) = skep_engine::files::data_path(data_path)?;
         Ok(Self { store, folder })
+    }
+
+    /// Where a path of the catalog leads: relative to the data path, or by itself.
+    ///
+    /// # Errors
+    /// As [`DataRoot::parse`], for one that stands by itself.
+    pub(crate) fn place(&self, path: &str) -> Result<(ObjectStoreUrl, Path)> {
+        if skep_catalog::stands_alone(path) {
+            let Self { store, folder } = Self::parse(path)?;
+            return Ok((store, folder));
+        }
+        Ok((self.store.clone(), self.join(path)))
+    }
+
+    /// What writes rows of `columns` into a folder of the catalog.
+    ///
+    /// # Errors
+    /// As [`DataRoot::place`].
+    pub(crate) fn target(&self, folder: &str, columns: Vec<Column>) -> Result<WriteTarget> {
+        let (store, folder) = self.place(folder)?;
+        Ok(WriteTarget::new(&store, &folder, columns))
     }
 
     /// A file or folder of the catalog, given relative to its data path, as the catalog writes it: folders of partitions
     /// have escapes in their names, which are not escaped again.
-    pub(crate) fn join(&self, relative: &str) -> Path {
+    fn join(&self, relative: &str) -> Path {
         match Path::parse(relative.trim_matches('/')) {
             Ok(below) => self.folder.parts().chain(below.parts()).collect(),
             // What no path can be is escaped, so that it names one file and no other.
@@ -217,6 +250,14 @@ mod tests {
             assert_eq!((root.store.as_str(), root.join("main/t/").as_ref()), (store, table), "{text}");
         }
         assert!(DataRoot::parse("relative/folder").is_err());
+        let root = DataRoot::parse("/srv/skep/files/").unwrap();
+        let place = |path: &str| {
+            let (store, path) = root.place(path).unwrap();
+            format!("{} {path}", store.as_str())
+        };
+        assert_eq!(place("main/t/a.parquet"), "file:/// srv/skep/files/main/t/a.parquet");
+        assert_eq!(place("/other/t/a.parquet"), "file:/// other/t/a.parquet");
+        assert_eq!(place("s3://bucket/t/a.parquet"), "s3://bucket/ t/a.parquet");
         let root = DataRoot::parse("/srv/skep/files/").unwrap();
         let escaped = "lake/t/k=a%20b/skep-1.parquet";
         assert_eq!(root.join(escaped).as_ref(), format!("srv/skep/files/{escaped}"));

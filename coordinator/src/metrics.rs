@@ -4,11 +4,12 @@
 //! Serving it (`skep-server`, `GET /metrics`).
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use skep_common::{Error, Result};
+use skep_store::CacheStats;
 
 use crate::coordinator::Coordinator;
 
@@ -46,13 +47,14 @@ impl Coordinator {
             "Statements that wait for their turn, by resource group",
             queued,
         );
-        let tasks = Family::<Labels, prometheus_client::metrics::counter::Counter>::default();
+        let tasks = Family::<Labels, Counter>::default();
         for (worker, count) in self.tasks() {
             tasks.get_or_create(&vec![("worker", worker.to_string())]).inc_by(count);
         }
         registry.register("tasks", "Tasks that workers were given", tasks);
         let live = ConstGauge::new(shared.members.all().len() as u64);
         registry.register("workers", "Workers that are heard of", live);
+        of_caches(&mut registry, &shared.caches());
         if let Some(blocks) = &shared.blocks {
             of_blocks(&mut registry, blocks).await?;
         }
@@ -60,6 +62,21 @@ impl Coordinator {
         encode(&mut text, &registry).map_err(|e| Error::internal("cannot write metrics").source(e))?;
         Ok(text)
     }
+}
+
+fn of_caches(registry: &mut Registry, all: &[(String, CacheStats)]) {
+    let mut counter = |name: &str, help: &str, of: &dyn Fn(&CacheStats) -> u64| {
+        let family = Family::<Labels, Counter>::default();
+        for (node, stats) in all {
+            family.get_or_create(&vec![("node", node.clone())]).inc_by(of(stats));
+        }
+        registry.register(name, help, family);
+    };
+    counter("cache_hits", "Pieces of other stores' files that a node's cache had", &|stats| stats.hits);
+    counter("cache_misses", "Pieces that had to be read from the store", &|stats| stats.misses);
+    counter("cache_hit_bytes", "Bytes that a node's cache had", &|stats| stats.hit_bytes);
+    counter("cache_miss_bytes", "Bytes that had to be read from the store", &|stats| stats.miss_bytes);
+    counter("cache_failures", "Times that the disk of a node's cache failed", &|stats| stats.failures);
 }
 
 async fn of_blocks(registry: &mut Registry, blocks: &skep_store::Namespace) -> Result<()> {

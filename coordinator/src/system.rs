@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray, UInt64Array};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use skep_common::{ByteSize, Error, Result};
+use skep_store::CacheStats;
 
 use crate::admission::Line;
 use crate::blocks;
@@ -20,6 +21,7 @@ pub(crate) use skep_engine::names::SYSTEM_SCHEMA as SCHEMA;
 /// The names of its tables with their columns.
 pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
     let mut all = skep_engine::planner::history_schemas();
+    all.push(("caches", caches_schema()));
     all.push(("groups", groups_schema()));
     all.push(("maintenance", maintenance_schema()));
     all.push(("queries", queries_schema()));
@@ -44,7 +46,9 @@ pub(crate) fn tables(shared: &Shared) -> Result<Vec<(String, Arc<dyn TableProvid
             Ok((name.to_owned(), Arc::new(table)))
         };
     let (done, there, groups) = (maintenance_schema(), workers_schema(), groups_schema());
+    let cached = caches_schema();
     let mut all = vec![
+        table("caches", Arc::clone(&cached), caches(shared, &cached))?,
         table("groups", Arc::clone(&groups), groups_rows(shared, &groups))?,
         table("maintenance", Arc::clone(&done), maintenance(shared, &done))?,
         ("queries".to_owned(), queries_table(&shared.queries)?),
@@ -116,6 +120,36 @@ fn workers(shared: &Shared, schema: &SchemaRef) -> datafusion::error::Result<Rec
         ],
     )?;
     Ok(batch)
+}
+
+fn caches_schema() -> SchemaRef {
+    let count = |name| Field::new(name, DataType::UInt64, false);
+    Arc::new(Schema::new(vec![
+        Field::new("node", DataType::Utf8, false),
+        Field::new("hit_rate", DataType::Float64, true),
+        count("hits"),
+        count("misses"),
+        count("hit_bytes"),
+        count("miss_bytes"),
+        count("failures"),
+    ]))
+}
+
+fn caches(shared: &Shared, schema: &SchemaRef) -> datafusion::error::Result<RecordBatch> {
+    let all = shared.caches();
+    let count = |of: &dyn Fn(&CacheStats) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(all.iter().map(|(_, stats)| of(stats))))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(all.iter().map(|(node, _)| node))),
+        Arc::new(all.iter().map(|(_, stats)| stats.hit_rate()).collect::<Float64Array>()),
+        count(&|stats| stats.hits),
+        count(&|stats| stats.misses),
+        count(&|stats| stats.hit_bytes),
+        count(&|stats| stats.miss_bytes),
+        count(&|stats| stats.failures),
+    ];
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
 fn groups_schema() -> SchemaRef {

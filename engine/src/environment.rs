@@ -11,6 +11,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::path::Path;
 use skep_catalog::Catalog;
 use skep_common::{NodeId, Result};
+use skep_store::Stores;
 
 use crate::memory::Memory;
 use crate::scan::FactsCache;
@@ -43,6 +44,8 @@ pub struct Environment {
     pub catalog: Catalog,
     /// The memory budget, the spill disk, and the stores by URL.
     pub runtime: Arc<RuntimeEnv>,
+    /// The same stores, to ask what they can do.
+    pub stores: Stores,
     /// The same budget, by statement.
     pub memory: Memory,
     /// Folders that all nodes see under the same path.

@@ -80,6 +80,11 @@ pub fn like(text: &str, pattern: &str) -> bool {
     reach[text.len()]
 }
 
+/// Whether one of two folders, each ending in `/`, is the other or below it.
+pub fn within(a: &str, b: &str) -> bool {
+    a.starts_with(b) || b.starts_with(a)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

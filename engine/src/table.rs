@@ -63,7 +63,7 @@ impl SkepTable {
         views: bool,
     ) -> Result<Self> {
         def.supported()?;
-        let (store, root) = files::data_path(environment.catalog.data_path())?;
+        let (store, root) = root_of(&environment, &def)?;
         let (schema, physical) = (def.arrow_schema(), def.read_schema());
         let shape = |schema: SchemaRef| if views { types::viewed(&schema) } else { schema };
         let layout = Layout::new(&def, &files, &shape(physical))?;
@@ -207,6 +207,12 @@ impl SkepTable {
         let projection = ProjectionExec::try_new(names, scan).map_err(error::from_datafusion)?;
         Ok(Arc::new(projection))
     }
+}
+
+/// The store of a table, and the folder there that its paths start at.
+pub(crate) fn root_of(environment: &Environment, def: &TableDef) -> Result<(ObjectStoreUrl, Path)> {
+    // One with a location of its own has its files in the store of that.
+    files::data_path(if def.located { &def.path } else { environment.catalog.data_path() })
 }
 
 #[async_trait]

@@ -49,6 +49,7 @@ pub use durable::DurableFiles;
 pub use keep::Keeper;
 pub use namespace::Namespace;
 pub use nodes::{NodeInfo, Nodes, Peer};
+pub use other::CacheStats;
 pub use remote::{NamespaceClient, Peers};
 pub use scrub::Scrubber;
 pub use server::BlockServer;

@@ -157,17 +157,18 @@ impl Stores {
         Ok(Resolved { store, root, path })
     }
 
-    /// Proves that managed tables may be kept at `url`: once for each store in the life of this process.
+    /// Proves that managed tables may be kept in `folder` of the store at `root`: once for each store in the life of this
+    /// process.
     ///
     /// # Errors
-    /// `Unsupported` if creating there is not exclusive; those of [`Stores::resolve`] and of the store.
-    pub async fn check_managed(&self, url: &Url, race: Race) -> Result<()> {
-        let resolved = self.resolve(url)?;
-        let key = key(url);
+    /// `Unsupported` if creating there is not exclusive; those of [`Stores::store`] and of the store.
+    pub async fn check_managed(&self, root: &Url, folder: &Path, race: Race) -> Result<()> {
+        let store = self.store(root)?;
+        let key = key(root);
         if self.0.state.read().proved.get(&key).is_some_and(|proved| proved.covers(race)) {
             return Ok(());
         }
-        probe::conditional_create(&resolved.store, &resolved.path, race).await?;
+        probe::conditional_create(&store, folder, race).await?;
         self.0.state.write().proved.insert(key, race);
         Ok(())
     }
@@ -216,7 +217,8 @@ mod tests {
     #[tokio::test]
     async fn folders_on_this_machine_may_hold_managed_tables() {
         let folder = tempfile::tempdir().unwrap();
-        let url = Url::from_directory_path(folder.path().join("tables")).unwrap();
-        Stores::new().check_managed(&url, Race { writers: 16, keys: 2 }).await.unwrap();
+        let (root, tables) = (FILE_URL.parse().unwrap(), folder.path().join("tables"));
+        let tables = Path::from_absolute_path(&tables).unwrap();
+        Stores::new().check_managed(&root, &tables, Race { writers: 16, keys: 2 }).await.unwrap();
     }
 }

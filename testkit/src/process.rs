@@ -351,6 +351,15 @@ impl Cluster {
         cluster
     }
 
+    /// The same, with `settings` as tables of the config file of each node.
+    ///
+    /// # Panics
+    /// If one of them does not start.
+    pub fn start_linked_with_settings(folder: &Path, workers: usize, settings: &str) -> Self {
+        let linked = Linked { links: Links::default(), listen: Vec::new() };
+        Self::start_led(folder, workers, &format!("{HASTY}{settings}"), Some(linked))
+    }
+
     fn start_with(folder: &Path, workers: usize, keys: &str) -> Self {
         Self::start_led(folder, workers, keys, None)
     }

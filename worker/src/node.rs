@@ -66,7 +66,6 @@ pub struct Worker {
     node: NodeId,
     url: Url,
     blocks: Blocks,
-    stores: Stores,
     stop: CancellationToken,
     serving: Task<Result<()>>,
     announcing: Task<Result<()>>,
@@ -143,7 +142,7 @@ impl Worker {
             ),
         );
 
-        let free = disk.clone();
+        let (free, caching) = (disk.clone(), stores);
         let announcement = Announcement {
             coordinator: config.coordinator,
             node: NodeInfo {
@@ -155,6 +154,7 @@ impl Worker {
             folder: std::path::absolute(&config.data).unwrap_or(config.data),
             free: Arc::new(move || free.free().unwrap_or(0)),
             work: Arc::new(move || tasks.work()),
+            cache: Arc::new(move || caching.cache_stats()),
             secret: config.secret,
             channel: config.channel,
         };
@@ -189,7 +189,6 @@ impl Worker {
             node,
             url: config.url,
             blocks,
-            stores,
             stop,
             serving,
             announcing,
@@ -212,11 +211,6 @@ impl Worker {
     /// Its blocks, for readers in the same process.
     pub fn blocks(&self) -> &BlockServer {
         self.blocks.server()
-    }
-
-    /// The stores that it reads and writes, which know how much of other stores was found in its cache.
-    pub fn stores(&self) -> &Stores {
-        &self.stores
     }
 
     /// Leaves the cluster and stops serving.

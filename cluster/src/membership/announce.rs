@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_common::{Error, Kind, Result};
-use skep_store::NodeInfo;
+use skep_store::{CacheStats, NodeInfo};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::proto::membership::membership_client::MembershipClient;
-use crate::proto::membership::{HeartbeatRequest, JoinRequest, LeaveRequest, Work};
+use crate::proto::membership::{CacheUse, HeartbeatRequest, JoinRequest, LeaveRequest, Work};
 use crate::{AuthChannel, ChannelConfig, PROTOCOL_VERSION, Secret, connect};
 
 /// What a worker says of itself.
@@ -26,6 +26,8 @@ pub struct Announcement {
     pub free: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What statements do there, asked at each heartbeat.
     pub work: Arc<dyn Fn() -> Vec<Work> + Send + Sync>,
+    /// What its cache of other stores did, asked at each heartbeat.
+    pub cache: Arc<dyn Fn() -> CacheStats + Send + Sync>,
     /// The cluster secret.
     pub secret: Secret,
     /// How to connect.
@@ -150,6 +152,7 @@ async fn stay(
             incarnation: incarnation.to_owned(),
             free_bytes: (announcement.free)(),
             work,
+            cache: Some((announcement.cache)().into()).filter(|used| *used != CacheUse::default()),
         });
         match tokio::time::timeout(heartbeat.max(Duration::from_secs(1)), beat).await {
             Ok(Ok(_)) => {}

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use skep_common::clock::Clock;
 use skep_common::{Error, NodeId, Result};
-use skep_store::{NodeInfo, Nodes};
+use skep_store::{CacheStats, NodeInfo, Nodes};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use super::{Config, State};
 use crate::PROTOCOL_VERSION;
 use crate::proto::membership::membership_server::{Membership, MembershipServer};
 use crate::proto::membership::{
-    HeartbeatReply, HeartbeatRequest, JoinReply, JoinRequest, LeaveReply, LeaveRequest, Work,
+    CacheUse, HeartbeatReply, HeartbeatRequest, JoinReply, JoinRequest, LeaveReply, LeaveRequest, Work,
 };
 
 /// The workers that are alive. Cheap to clone; clones are one view.
@@ -30,6 +30,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     /// The folders of workers on this machine.
     folders: Mutex<BTreeMap<NodeId, PathBuf>>,
+    /// What the workers' caches did, as they said last.
+    caches: Mutex<BTreeMap<NodeId, CacheStats>>,
     /// Counts joins and leaves, to wait on.
     changes: watch::Sender<u64>,
     /// Hears what workers do.
@@ -50,6 +52,7 @@ impl Members {
             config,
             clock,
             folders: Mutex::default(),
+            caches: Mutex::default(),
             changes: watch::Sender::new(0),
             workshop: OnceLock::new(),
         }))
@@ -80,6 +83,11 @@ impl Members {
         self.0.folders.lock().clone()
     }
 
+    /// What the caches of workers that read other stores did.
+    pub fn caches(&self) -> BTreeMap<NodeId, CacheStats> {
+        self.0.caches.lock().clone()
+    }
+
     /// A worker joins, see [`State::join`]. Returns the proof for its later calls.
     ///
     /// # Errors
@@ -103,6 +111,7 @@ impl Members {
     /// A worker stops.
     pub fn leave(&self, id: &NodeId, incarnation: Uuid) {
         if self.0.state.lock().leave(id, incarnation) {
+            self.0.caches.lock().remove(id);
             tracing::info!(node = %id, "worker leaves");
             self.0.changes.send_modify(|count| *count += 1);
         }
@@ -132,6 +141,20 @@ impl MembershipService {
     /// The tonic service over `members`.
     pub fn server(members: Members) -> MembershipServer<Self> {
         MembershipServer::new(Self(members))
+    }
+}
+
+impl From<CacheStats> for CacheUse {
+    fn from(stats: CacheStats) -> Self {
+        let CacheStats { hits, misses, hit_bytes, miss_bytes, failures } = stats;
+        Self { hits, misses, hit_bytes, miss_bytes, failures }
+    }
+}
+
+impl From<CacheUse> for CacheStats {
+    fn from(used: CacheUse) -> Self {
+        let CacheUse { hits, misses, hit_bytes, miss_bytes, failures } = used;
+        Self { hits, misses, hit_bytes, miss_bytes, failures }
     }
 }
 
@@ -179,6 +202,9 @@ impl Membership for MembershipService {
         let request = request.into_inner();
         let id = NodeId::new(request.node)?;
         self.0.heartbeat(&id, incarnation(&request.incarnation)?, request.free_bytes)?;
+        if let Some(used) = request.cache {
+            self.0.0.caches.lock().insert(id.clone(), used.into());
+        }
         if let Some(workshop) = self.0.0.workshop.get() {
             for work in &request.work {
                 workshop.works(&id, work);

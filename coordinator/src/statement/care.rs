@@ -15,17 +15,20 @@ use skep_engine::Statement;
 use skep_engine::error::from_datafusion;
 use skep_engine::planner::{Compaction, Noted, Planner};
 use skep_engine::sql::{Delete, Name, Optimize, Target};
-use skep_engine::write::{Moved, WriteTarget, collect_report};
+use skep_engine::write::{Moved, collect_report};
 use uuid::Uuid;
 
 use super::Run;
 use super::query::lane;
 use crate::commit::{next_attempt, publish, publish_with};
+use crate::coordinator::DataRoot;
 use crate::lanes::Job;
 use crate::queries::State;
 use crate::session::Outcome;
 use crate::transaction::refused;
 
+/// How names begin that engines make up for files.
+const MADE_UP: [&str; 2] = [FILE_PREFIX, "ducklake-"];
 /// How long files stay that no snapshot names: queries that began before may read them.
 const RETAIN_HOURS: u64 = 1;
 /// Age at which a file that no commit ever named is nobody's: no statement writes for that long.
@@ -100,8 +103,8 @@ impl Run {
     ) -> Result<Vec<NewFile>> {
         let rows = compaction.live(&group)?;
         let plan = compaction.rows(group.iter().map(|file| file.id).collect())?;
-        let (root, table) = (&self.shared.root, compaction.table());
-        let mut target = WriteTarget::new(&root.store, &root.join(&table.path), table.columns.clone());
+        let table = compaction.table();
+        let mut target = self.shared.root.target(&table.path, table.columns.clone())?;
         target.file_size = self.settings.file_size();
         target.moved = Some(Moved::WithIds);
         // The same values as before.
@@ -190,50 +193,50 @@ impl Run {
 
     /// Deletes files. One that is gone already is as good as deleted.
     async fn delete(&self, files: &[ScheduledFile]) -> Result<u64> {
-        let store = self.store()?;
         let mut deleted = 0;
         for file in files {
-            if file.absolute {
+            let name = file.path.rsplit('/').next().unwrap_or_default();
+            if file.absolute && !MADE_UP.iter().any(|prefix| name.starts_with(prefix)) {
                 return Err(Error::unsupported(format!(
-                    "file '{}' is not under the catalog's data path",
+                    "file '{}' is not under the catalog's data path, and has a name that people gave it",
                     file.path
                 ))
-                .hint("another engine wrote it there: delete it with that engine"));
+                .hint("another engine took it into a table: delete it with that engine"));
             }
-            let path = self.shared.root.join(&file.path);
-            match store.delete(&path).await {
-                Ok(()) => deleted += 1,
-                Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => {
-                    return Err(Error::unavailable(format!("cannot delete '{path}'"))
-                        .hint("nothing is lost: VACUUM goes on from there")
-                        .source(error));
-                }
-            }
+            let gone = self.shared.delete(&file.path).await;
+            deleted += u64::from(gone.map_err(|e| e.hint("nothing is lost: VACUUM goes on from there"))?);
         }
         Ok(deleted)
     }
 
-    /// Deletes files of ours that were begun before `until` and that nothing names.
+    /// Deletes files of ours that were begun before `until` and that nothing names: under the data path, and in the
+    /// locations of tables.
     async fn orphans(&self, until: DateTime<Utc>) -> Result<u64> {
         let failed =
             |e: object_store::Error| Error::unavailable("cannot list the files of the catalog").source(e);
-        let listed: Vec<Path> = self
-            .store()?
-            .list(Some(&self.shared.root.folder))
-            .map_ok(|file| file.location)
-            .try_filter(|path| std::future::ready(begun(path).is_some_and(|time| time < until)))
-            .try_collect()
-            .await
-            .map_err(failed)?;
+        let mut roots = vec![self.shared.root.clone()];
+        for location in self.shared.environment.catalog.locations().await? {
+            roots.push(DataRoot::parse(&location)?);
+        }
+        let mut listed = Vec::new();
+        for DataRoot { store, folder } in roots {
+            let store = self.shared.store(&store)?;
+            let old: Vec<Path> = store
+                .list(Some(&folder))
+                .map_ok(|file| file.location)
+                .try_filter(|path| std::future::ready(begun(path).is_some_and(|time| time < until)))
+                .try_collect()
+                .await
+                .map_err(failed)?;
+            listed.extend(old.into_iter().map(|path| (Arc::clone(&store), path)));
+        }
         // After the listing: what was committed in between is known by now. Names of files are unique, whatever a store
         // makes of the names of their folders.
         let known = self.shared.environment.catalog.known_files().await?;
         let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
         let known: HashSet<String> = known.iter().map(|path| name(path)).collect();
-        let store = self.store()?;
         let mut deleted = 0;
-        for path in listed.into_iter().filter(|path| !known.contains(&name(path.as_ref()))) {
+        for (store, path) in listed.into_iter().filter(|(_, path)| !known.contains(&name(path.as_ref()))) {
             store
                 .delete(&path)
                 .await
@@ -241,14 +244,6 @@ impl Run {
             deleted += 1;
         }
         Ok(deleted)
-    }
-
-    fn store(&self) -> Result<Arc<dyn ObjectStore>> {
-        self.shared
-            .environment
-            .runtime
-            .object_store(&self.shared.root.store)
-            .map_err(skep_engine::error::from_datafusion)
     }
 
     fn alone(&self, what: &str) -> Result<()> {

@@ -1,13 +1,23 @@
 //! CREATE and DROP without rows, and SET.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use datafusion::sql::sqlparser::ast::TableVersion;
-use skep_catalog::Change;
+use futures::StreamExt;
+use object_store::ObjectStore;
+use skep_catalog::{Change, FILE_PREFIX, Snapshot, TableDef};
 use skep_common::{Error, Result};
 use skep_engine::Statement;
-use skep_engine::sql::{CreateExternal, CreateTable, CreateView};
+use skep_engine::names::within;
+use skep_engine::planner::Noted;
+use skep_engine::sql::{CreateExternal, CreateTable, CreateView, Name};
+use skep_store::SKEP_URL;
+use skep_store::probe::Race;
 
 use super::{Run, ddl};
 use crate::commit::autocommit;
+use crate::coordinator::DataRoot;
 use crate::session::Outcome;
 
 impl Run {
@@ -56,9 +66,11 @@ impl Run {
     }
 
     async fn create_table(&self, create: &CreateTable) -> Result<()> {
-        let planner = self.planner(self.snapshot().await?).await?;
+        let base = self.snapshot().await?;
+        let planner = self.planner(Arc::clone(&base)).await?;
         let columns = planner.create_table(create).await?;
         let noted = planner.noted(&columns, &create.clauses)?;
+        self.check_location(&noted, &base, &create.name).await?;
         let schema = create.name.schema_or(self.settings.schema());
         autocommit(&self.shared.environment.catalog, &self.author(), |base| {
             let room =
@@ -77,6 +89,42 @@ impl Run {
             }))
         })
         .await?;
+        Ok(())
+    }
+
+    /// Refuses to keep table `name` where others cannot be kept out: in a store that does not create files exclusively, and
+    /// among the files of another table, or of another warehouse, which would take ours for nobody's.
+    pub(super) async fn check_location(&self, noted: &Noted, base: &Snapshot, name: &Name) -> Result<()> {
+        let Some(location) = &noted.location else { return Ok(()) };
+        let own = |table: &TableDef| {
+            table.schema_name == name.schema_or(self.settings.schema()) && table.name == name.name
+        };
+        let taken = base.located().find(|table| !own(table) && within(&table.path, location));
+        if let Some(TableDef { schema_name, name, path, .. }) = taken.map(AsRef::as_ref) {
+            return Err(Error::already_exists(format!("table '{schema_name}.{name}' is at '{path}'"))
+                .hint("take a folder of its own for each table"));
+        }
+        let DataRoot { store, folder } = DataRoot::parse(location)?;
+        let environment = &self.shared.environment;
+        if store.as_str().trim_end_matches('/') != SKEP_URL {
+            // The block store creates exclusively by construction.
+            environment.stores.check_managed(store.as_ref(), &folder, Race::default()).await?;
+        }
+        let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let known = environment.catalog.known_files().await?;
+        let known: HashSet<String> = known.iter().map(|path| name(path)).collect();
+        let mut listing = self.shared.store(&store)?.list(Some(&folder));
+        while let Some(file) = listing.next().await {
+            let file =
+                file.map_err(|e| Error::unavailable(format!("cannot list '{location}'")).source(e))?.location;
+            let name = name(file.as_ref());
+            if name.starts_with(FILE_PREFIX) && !known.contains(&name) {
+                return Err(Error::invalid(format!(
+                    "'{location}' holds files of another warehouse, as '{file}'"
+                ))
+                .hint("take an empty folder; CREATE EXTERNAL TABLE reads files that others keep"));
+            }
+        }
         Ok(())
     }
 

@@ -236,8 +236,8 @@ impl Run {
     }
 
     fn edit_target(&self, edit: &Edit, moved: Option<Moved>) -> Result<WriteTarget> {
-        let (root, table) = (&self.shared.root, edit.table());
-        let mut target = WriteTarget::new(&root.store, &root.join(&table.path), table.columns.clone());
+        let table = edit.table();
+        let mut target = self.shared.root.target(&table.path, table.columns.clone())?;
         target.file_size = self.settings.file_size();
         target.moved = moved;
         Noted::of(table).lay_out(&mut target)?;

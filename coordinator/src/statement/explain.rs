@@ -97,7 +97,6 @@ impl Run {
         statement: &Statement,
         planner: &skep_engine::Planner,
     ) -> Result<Option<WriteTarget>> {
-        let root = &self.shared.root;
         let (folder, columns, noted) = match statement {
             Statement::Insert(insert) => {
                 let table = planner.writable(&insert.table)?;
@@ -109,13 +108,13 @@ impl Run {
             }
             Statement::CreateTableAs(create) => {
                 let schema = create.name.schema_or(self.settings.schema());
-                let folder = planner.snapshot().path_of_new_table(schema, &create.name.name);
                 let made = planner.create_table_as(create).await?;
+                let folder = made.noted.folder(planner.snapshot(), schema, &create.name.name);
                 (folder, made.columns, made.noted)
             }
             _ => return Ok(None),
         };
-        let mut target = WriteTarget::new(&root.store, &root.join(&folder), columns);
+        let mut target = self.shared.root.target(&folder, columns)?;
         noted.lay_out(&mut target)?;
         Ok(Some(target))
     }

@@ -249,8 +249,7 @@ impl Run {
     }
 
     fn counted(&self, folder: &str, columns: Vec<Column>, layout: &Noted) -> Result<WriteTarget> {
-        let root = &self.shared.root;
-        let mut target = WriteTarget::new(&root.store, &root.join(folder), columns);
+        let mut target = self.shared.root.target(folder, columns)?;
         target.file_size = self.settings.file_size();
         target.sources = true;
         layout.lay_out(&mut target)?;

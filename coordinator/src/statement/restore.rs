@@ -7,7 +7,7 @@ use skep_catalog::{Change, NewFile};
 use skep_common::{Error, Result};
 use skep_engine::planner::Restoration;
 use skep_engine::sql::Name;
-use skep_engine::write::{Moved, WriteTarget, collect_report};
+use skep_engine::write::{Moved, collect_report};
 
 use super::Run;
 use crate::commit::{next_attempt, publish};
@@ -59,9 +59,8 @@ impl Run {
 
     async fn write_restored(&self, restoration: &Restoration) -> Result<Vec<NewFile>> {
         let Some(rows) = restoration.rows()? else { return Ok(Vec::new()) };
-        let (root, table) = (&self.shared.root, restoration.table());
         let columns = restoration.columns().to_vec();
-        let mut target = WriteTarget::new(&root.store, &root.join(&table.path), columns);
+        let mut target = self.shared.root.target(&restoration.table().path, columns)?;
         target.file_size = self.settings.file_size();
         target.moved = Some(Moved::WithIds);
         restoration.lay_out(&mut target)?;

@@ -38,7 +38,7 @@ struct Planned {
     rows: LogicalPlan,
     columns: Vec<Column>,
     layout: Noted,
-    /// Of the table, relative to the data path.
+    /// Of the table, as the catalog has it.
     folder: String,
     /// What comes before the rows in the same commit.
     before: Vec<Change>,
@@ -104,9 +104,7 @@ impl Run {
 
     async fn write_once(&self, planned: Planned, attempt: u32) -> Result<u64> {
         let Planned { base, planner, rows, columns, layout, folder, before, table, replaced } = planned;
-        let root = &self.shared.root;
-        let directory = root.join(&folder);
-        let mut target = WriteTarget::new(&root.store, &directory, columns);
+        let mut target = self.shared.root.target(&folder, columns)?;
         target.file_size = self.settings.file_size();
         layout.lay_out(&mut target)?;
         let mut files = self.run_write(&planner, rows, target).await?;
@@ -211,6 +209,7 @@ impl Run {
         let Some(mut before) = room else { return Ok(None) };
         let planner = self.planner(Arc::clone(&base)).await?.with_parameters(parameters.to_vec());
         let NewTable { columns, noted, plan: rows } = planner.create_table_as(create).await?;
+        self.check_location(&noted, &base, &create.name).await?;
         let table = base.fresh_id();
         before.push(Change::CreateTable {
             id: table,
@@ -221,7 +220,7 @@ impl Run {
         });
         before.extend(noted.changes(table));
         let layout = noted;
-        let folder = base.path_of_new_table(schema, &create.name.name);
+        let folder = layout.folder(&base, schema, &create.name.name);
         Ok(Some(Planned { base, planner, rows, columns, layout, folder, before, table, replaced: None }))
     }
 }

@@ -15,7 +15,8 @@ mod table;
 
 pub(crate) use list::store;
 pub use options::FileOptions;
-pub(crate) use place::{Place, below, data_path, shown};
+pub use place::data_path;
+pub(crate) use place::{Place, below, folder, folder_shown, shown};
 pub use table::Folder;
 pub(crate) use table::{Declared, FileTable, SOURCE, declared};
 

@@ -114,16 +114,29 @@ pub(crate) fn shown(store: &ObjectStoreUrl, path: &Path) -> String {
     }
 }
 
+/// The folder `path` of `store` as people write it, with a `/` at its end.
+pub(crate) fn folder_shown(store: &ObjectStoreUrl, path: &Path) -> String {
+    format!("{}/", shown(store, path).trim_end_matches('/'))
+}
+
 /// The store and folder of a catalog's data path: a URL, or an absolute path.
 ///
 /// # Errors
 /// [`Kind::Invalid`](skep_common::Kind::Invalid) for anything else.
-pub(crate) fn data_path(text: &str) -> Result<(ObjectStoreUrl, Path)> {
-    let place = Place::parse(text, None)?;
+pub fn data_path(text: &str) -> Result<(ObjectStoreUrl, Path)> {
+    folder(text, None)
+}
+
+/// The store and path of one folder that is written as people do.
+///
+/// # Errors
+/// [`Kind::Invalid`](skep_common::Kind::Invalid) for a pattern, and for what is no path.
+pub(crate) fn folder(text: &str, directory: Option<&str>) -> Result<(ObjectStoreUrl, Path)> {
+    let place = Place::parse(text, directory)?;
     match place.pattern {
         None => Ok((place.store, place.path)),
-        // Brackets and stars are letters in a data path.
-        Some(_) => Err(Error::invalid(format!("data path '{text}' contains a wildcard"))),
+        Some(_) => Err(Error::invalid(format!("the folder '{text}' has a wildcard in its name"))
+            .hint("name a folder without *, ? and [")),
     }
 }
 

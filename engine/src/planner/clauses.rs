@@ -8,13 +8,13 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, TableReference};
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::sql::sqlparser::ast;
-use skep_catalog::{Change, Check, Column, PartitionKey, SortKey, TableDef};
+use skep_catalog::{Change, Check, Column, PartitionKey, Snapshot, SortKey, TableDef};
 use skep_common::{ByteSize, Error, Result, unit};
 
 use super::{Planner, tables};
-use crate::sql::{CheckSpec, Clauses, ColumnPath, PartitionSpec, SortSpec};
+use crate::sql::{CheckSpec, Clauses, ColumnPath, Location, PartitionSpec, SortSpec};
 use crate::write::WriteTarget;
-use crate::{error, names, settings, types};
+use crate::{error, files, names, settings, types};
 
 /// The clauses of a table that is made.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,6 +27,8 @@ pub struct Noted {
     pub checks: Vec<Check>,
     /// `TBLPROPERTIES`
     pub properties: BTreeMap<String, String>,
+    /// `LOCATION`: an absolute folder of this machine or a URL, ending in `/`. Not set for a table that is there.
+    pub location: Option<String>,
 }
 
 impl Noted {
@@ -37,6 +39,7 @@ impl Noted {
             sorting: table.sorting.clone(),
             checks: table.checks.clone(),
             properties: table.properties.clone(),
+            location: None,
         }
     }
 
@@ -62,9 +65,17 @@ impl Noted {
         size.map(|size| settings::file_size(size)?.parse()).transpose()
     }
 
+    /// Where the files of a table that is made lie: its location, or its place under the data path.
+    pub fn folder(&self, snapshot: &Snapshot, schema: &str, name: &str) -> String {
+        self.location.clone().unwrap_or_else(|| snapshot.path_of_new_table(schema, name))
+    }
+
     /// What gives all of it to table `table`, which was just made.
     pub fn changes(&self, table: i64) -> Vec<Change> {
         let mut changes = Vec::new();
+        if let Some(location) = &self.location {
+            changes.push(Change::Locate { table, location: location.clone() });
+        }
         if !self.partitions.is_empty() {
             changes.push(Change::SetPartitioning { table, keys: self.partitions.clone() });
         }
@@ -101,7 +112,38 @@ impl Planner {
             property(key, value)?;
             noted.properties.insert(key.clone(), value.clone());
         }
+        if let Some(location) = &clauses.location {
+            noted.location = Some(self.location(location)?);
+        }
         Ok(noted)
+    }
+
+    /// The folder of a table outside the data path.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for what is no folder, one that not every node sees, one in the
+    /// data path, and a store that nothing is configured for.
+    fn location(&self, location: &Location) -> Result<String> {
+        let wrong = |e: Error| e.at(location.at);
+        let environment = &self.environment;
+        let (store, path) = files::folder(&location.text, self.settings.directory()).map_err(wrong)?;
+        let folder = files::folder_shown(&store, &path);
+        if environment.only_here(&store, &path) {
+            return Err(wrong(
+                Error::invalid(format!("not every node sees the folder '{folder}'"))
+                    .hint("name it, or a folder above it, in [coordinator] shared_paths if all do; or take skep://, s3:// or hdfs://"),
+            ));
+        }
+        environment.runtime.object_store(&store).map_err(|e| wrong(error::from_datafusion(e)))?;
+        let (root, below) = files::data_path(environment.catalog.data_path())?;
+        let data = files::folder_shown(&root, &below);
+        if names::within(&folder, &data) {
+            return Err(wrong(
+                Error::invalid(format!("'{folder}' is in the folder of the warehouse, '{data}'"))
+                    .hint("leave LOCATION out: tables have their places there without it"),
+            ));
+        }
+        Ok(folder)
     }
 
     /// `spec` under a name that none of `others` has.

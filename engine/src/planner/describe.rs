@@ -244,6 +244,9 @@ fn clauses(table: &TableDef) -> String {
         let keys: Vec<String> = table.sorting.iter().map(key).collect();
         sql.push_str(&format!("\nSORTED BY ({})", keys.join(", ")));
     }
+    if table.located {
+        sql.push_str(&format!("\nLOCATION {}", text(&table.path)));
+    }
     if !table.properties.is_empty() {
         let pairs = table.properties.iter().map(|(key, value)| format!("{} = {}", text(key), text(value)));
         sql.push_str(&format!("\nTBLPROPERTIES ({})", pairs.collect::<Vec<_>>().join(", ")));

@@ -11,6 +11,7 @@ use skep_catalog::{DataFile, TableDef};
 use skep_common::{Error, Result};
 
 use crate::environment::Environment;
+use crate::table::root_of;
 use crate::{error, files};
 
 /// Bytes at the end of a Parquet file: the length of its footer, and a mark.
@@ -28,7 +29,7 @@ pub(crate) async fn ask(environment: &Environment, def: &TableDef, files: &[Arc<
     if unknown.is_empty() {
         return Ok(());
     }
-    let (url, root) = files::data_path(environment.catalog.data_path())?;
+    let (url, root) = root_of(environment, def)?;
     let store = environment.runtime.object_store(&url).map_err(error::from_datafusion)?;
     let mut asked = Vec::with_capacity(unknown.len());
     for file in unknown {

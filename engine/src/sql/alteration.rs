@@ -67,6 +67,17 @@ pub struct Clauses {
     pub sorting: Vec<SortSpec>,
     /// `TBLPROPERTIES`
     pub properties: Vec<(String, String)>,
+    /// `LOCATION`
+    pub location: Option<Location>,
+}
+
+/// `LOCATION 'folder'`
+#[derive(Debug, Clone)]
+pub struct Location {
+    /// A folder or URL, as it was written.
+    pub text: String,
+    /// Where it stands.
+    pub at: Position,
 }
 
 /// `ALTER TABLE name action, ...`

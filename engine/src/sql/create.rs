@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use skep_common::{Error, Result};
 
-use super::alteration::{CheckSpec, Clauses};
+use super::alteration::{CheckSpec, Clauses, Location};
 use super::read::Reader;
 use super::statement::{
     ColumnSpec, CreateExternal, CreateTable, CreateTableAs, CreateView, Name, Options, Statement,
@@ -215,10 +215,16 @@ fn table_clauses(
                     .at(at)
                     .hint("PARTITIONED BY (bucket(8, column)) and SORTED BY (column) say the same"));
             }
-            Some("stored" | "location" | "row") => {
-                return Err(Error::invalid("STORED AS and LOCATION belong to external tables")
+            Some("location") => {
+                reader.parser.next_token();
+                let at = reader.here();
+                let text = reader.string("the folder in single quotes")?;
+                clauses.location = Some(Location { text, at });
+            }
+            Some("stored" | "row") => {
+                return Err(Error::invalid("STORED AS belongs to external tables")
                     .at(at)
-                    .hint("write CREATE EXTERNAL TABLE, or leave the clause out"));
+                    .hint("write CREATE EXTERNAL TABLE, or leave the clause out: tables of the catalog are in Parquet"));
             }
             _ => return Ok(comment),
         }

@@ -26,7 +26,8 @@ mod transaction;
 mod unsupported;
 
 pub use alteration::{
-    AlterAction, AlterTable, AlterView, CheckSpec, Clauses, ColumnPath, PartitionSpec, SortSpec, ViewAction,
+    AlterAction, AlterTable, AlterView, CheckSpec, Clauses, ColumnPath, Location, PartitionSpec, SortSpec,
+    ViewAction,
 };
 pub use dialect::SkepDialect;
 pub use statement::{

@@ -45,6 +45,7 @@ impl Fixture {
         let environment = Environment {
             catalog,
             runtime: runtime::build(&memory, &folder.path().join("spill"), &Stores::new()).unwrap(),
+            stores: Stores::new(),
             memory,
             shared_paths: vec![folder.path().join("data")],
             locate: Arc::new(Nowhere),

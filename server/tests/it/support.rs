@@ -79,6 +79,7 @@ pub(crate) async fn coordinator() -> (Coordinator, TempDir) {
     let environment = Environment {
         catalog,
         runtime: Arc::default(),
+        stores: skep_store::Stores::new(),
         memory: skep_engine::memory::Memory::default(),
         shared_paths: vec![data],
         locate: Arc::new(Nowhere),

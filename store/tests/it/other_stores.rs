@@ -60,14 +60,18 @@ async fn contract(config: Config, root: &str, ways: Ways) {
     let cache = tempfile::tempdir().unwrap();
     let stores = Stores::with_config(config, Some(cache.path().to_owned()));
     whole_suite(folder(&stores, root), ways).await;
-    stores.check_managed(&url(&format!("{root}/managed/")), Race::default()).await.unwrap();
+    let at = stores.resolve(&url(&format!("{root}/managed/"))).unwrap();
+    stores.check_managed(&at.root, &at.path, Race::default()).await.unwrap();
     let stats = stores.cache_stats();
     assert!(stats.hits > 0 && stats.failures == 0, "{stats:?}");
 }
 
 async fn told(config: Config, root: &str) -> skep_common::Error {
     let stores = Stores::with_config(config, None);
-    stores.check_managed(&url(root), Race::default()).await.expect_err("it cannot be used")
+    stores
+        .check_managed(&url(root), &Path::from("managed"), Race::default())
+        .await
+        .expect_err("it cannot be used")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

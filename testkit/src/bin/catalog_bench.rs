@@ -127,6 +127,7 @@ async fn plan(folder: &Path, files: u64) -> Result<()> {
     let environment = Environment {
         catalog,
         runtime: Arc::new(RuntimeEnv::default()),
+        stores: skep_store::Stores::new(),
         memory: skep_engine::memory::Memory::default(),
         shared_paths: Vec::new(),
         locate: Arc::new(Nowhere),

@@ -23,6 +23,7 @@ mod lanes_hazards;
 mod lanes_rows;
 mod lanes_write;
 mod loads;
+mod locations;
 mod memory;
 mod other_stores;
 mod partitions;

@@ -3,8 +3,9 @@
 //! The names of these tests say which service they need; `cargo xtask services` has them.
 
 use std::path::Path;
+use std::time::Duration;
 
-use skep_common::{Kind, task};
+use skep_common::{Kind, clock, task};
 use skep_testkit::benchmark::{LANES, Options};
 use skep_testkit::client::Client;
 use skep_testkit::hdfs::Hdfs;
@@ -71,6 +72,83 @@ async fn tables(place: &Place) {
     assert_eq!(left.kind(), Kind::NotFound, "{}", left.report());
 }
 
+/// Tables at the place, beside others in the blocks of the cluster: LOCATION chooses for each.
+async fn located(place: &Place) {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_with_settings(folder.path(), 2, &place.settings);
+    let mut client = Client::connect(cluster.flight()).await.unwrap();
+    client
+        .update("CREATE TABLE names AS SELECT value AS k, 'k' || value AS name FROM range(10)")
+        .await
+        .unwrap();
+    for lane in LANES {
+        client.update(&format!("SET skep.execution = '{lane}'")).await.unwrap();
+        let (table, at) = (format!("far_{lane}"), format!("{}far/{lane}", place.url));
+        let rows = "SELECT value AS n, value % 10 AS k FROM range(100000)";
+        client.update(&format!("CREATE TABLE {table} LOCATION '{at}' AS {rows}")).await.unwrap();
+        client.update(&format!("INSERT INTO {table} VALUES (-1, 3)")).await.unwrap();
+        client
+            .update(&format!(
+                "MERGE INTO {table} t USING names s ON t.k = s.k AND s.name = 'k4' WHEN MATCHED THEN DELETE"
+            ))
+            .await
+            .unwrap();
+        let joined = format!(
+            "SELECT name, count(*), min(n) FROM {table} JOIN names USING (k) GROUP BY name ORDER BY name LIMIT 2 OFFSET 3"
+        );
+        assert_eq!(one(&mut client, &joined).await, "k3,10001,-1;k5,10000,5", "{lane}");
+        let seen = format!("SELECT count(*) > 0 FROM '{at}/*.parquet'");
+        assert_eq!(one(&mut client, &seen).await, "true", "{lane}");
+        let again = format!("SELECT sum(n) FROM {table}");
+        assert_eq!(one(&mut client, &again).await, one(&mut client, &again).await);
+        client.update(&format!("DROP TABLE {table}")).await.unwrap();
+    }
+    // What a worker's cache did is told with its heartbeat.
+    let found =
+        "SELECT count(*) FROM system.caches WHERE node <> 'coordinator' AND hits > 0 AND hit_rate > 0";
+    until("a worker's cache was used", async || one(&mut client, found).await != "0").await;
+    client.update("EXPIRE SNAPSHOTS OLDER THAN now() RETAIN LAST 1").await.unwrap();
+    assert!(client.update("VACUUM RETAIN 0 HOURS").await.unwrap() > 0);
+    let left = client.rows(&format!("SELECT count(*) FROM '{}far/*/*.parquet'", place.url)).await;
+    assert_eq!(left.unwrap_err().kind(), Kind::NotFound);
+}
+
+async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let clock = clock::system();
+    let start = clock.instant();
+    while !done().await {
+        assert!(clock.instant() - start < Duration::from_secs(30), "it never came to be that {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The disks of the caches are full: reads go on, and nobody hears of it.
+#[tokio::test]
+async fn s3_moto_cache_disks_fill_up() {
+    let Some(service) = S3::moto() else {
+        return skip("other_stores::s3_moto_cache_disks_fill_up", "moto");
+    };
+    let place = bucket(&service, "full");
+    let folder = tempfile::tempdir().unwrap();
+    // So little memory that most of what is kept must go to the disk.
+    let settings = format!("{}\n[store.cache]\nmemory = \"1MiB\"\n", place.settings);
+    let cluster = Cluster::start_linked_with_settings(folder.path(), 2, &settings);
+    let mut client = Client::connect(cluster.flight()).await.unwrap();
+    client.update("SET skep.execution = 'pipelined'").await.unwrap();
+    let rows = "SELECT value AS n, repeat(value::VARCHAR, 20) AS s FROM range(200000)";
+    client.update(&format!("CREATE TABLE far LOCATION '{}t' AS {rows}", place.url)).await.unwrap();
+    let sums = "SELECT count(*), sum(n), max(s) > '9', sum(length(s)) FROM far";
+    let expected = one(&mut client, sums).await;
+    for full in [false, true, false] {
+        (0..2).for_each(|worker| cluster.fill_disk(worker, full));
+        for _ in 0..3 {
+            assert_eq!(one(&mut client, sums).await, expected, "full: {full}");
+        }
+    }
+    let reads = "SELECT count(*) FROM system.caches WHERE node <> 'coordinator' AND hits + misses > 0";
+    until("both caches were asked", async || one(&mut client, reads).await == "2").await;
+}
+
 async fn tpch(place: &Place) {
     let folder = tempfile::tempdir().unwrap();
     let at = Some((place.url.as_str(), place.settings.as_str()));
@@ -85,6 +163,7 @@ async fn tpch(place: &Place) {
 async fn s3_moto_tables() {
     let Some(service) = S3::moto() else { return skip("other_stores::s3_moto_tables", "moto") };
     tables(&bucket(&service, "tables")).await;
+    located(&bucket(&service, "located")).await;
 }
 
 #[tokio::test]
@@ -97,6 +176,7 @@ async fn s3_moto_tpch() {
 async fn s3_ceph_tables_and_tpch() {
     let Some(service) = S3::ceph() else { return skip("other_stores::s3_ceph_tables_and_tpch", "Ceph") };
     tables(&bucket(&service, "tables")).await;
+    located(&bucket(&service, "located")).await;
     tpch(&bucket(&service, "tpch")).await;
 }
 
@@ -106,6 +186,7 @@ async fn hdfs_tables_and_tpch() {
     let place =
         |folder: &str| Place { url: format!("{}/{folder}/", service.url()), settings: service.settings() };
     tables(&place("tables")).await;
+    located(&place("located")).await;
     tpch(&place("tpch")).await;
 }
 

@@ -26,12 +26,7 @@ impl Planner {
             let at = table.columns.iter().position(|column| column.id == id);
             at.map_or(0, |at| columns[at].id)
         };
-        let mut noted = Noted {
-            partitions: table.partitioning.keys.clone(),
-            sorting: table.sorting.clone(),
-            checks: table.checks.clone(),
-            properties: table.properties.clone(),
-        };
+        let mut noted = Noted::of(table);
         noted.partitions.iter_mut().for_each(|key| key.column = same(key.column));
         noted.sorting.iter_mut().for_each(|key| key.column = same(key.column));
         Ok((columns, noted, table.comment.clone()))
