@@ -1,12 +1,13 @@
-//! Measures the store: `store_bench [--mib N]`. Run it by `cargo xtask bench store`.
+//! Measures the store: `store_bench [--mib N] [--scans]`. Run it by `cargo xtask bench store`.
 //!
 //! Four worker processes on this machine. Files of 128 MiB written with one, two and three replicas, read from the disk of the
-//! reader's own node and over the network; the same bytes as plain files, and on HDFS with three replicas if `SKEP_HADOOP`
-//! names its jars; how long it takes until every block of a killed worker has its replicas again.
+//! reader's own node and over the network; the same bytes as plain files, and on HDFS with as many replicas if `SKEP_HADOOP`
+//! names its jars. With two replicas: how long it takes until every block of a killed worker has its replicas again, and how full
+//! the nodes are before and after one joins. Then SQL: scans of a table in blocks, as a share of the same scans over plain files.
 //! All of it shares one disk and two cores or so: ratios say something, figures say little.
 //!
 //! # Not here
-//! Scans of tables (`benchmark`).
+//! Whole queries (`benchmark`).
 
 use std::path::Path as Folder;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use skep_cluster::blocks::{RemoteNamespace, RemotePeers};
 use skep_cluster::{ChannelConfig, Secret};
 use skep_common::{Error, NodeId, Result, clock};
 use skep_store::{BlockServer, Config, Disk, DurableFiles, Peers, SkepStore, Stores, skep};
+use skep_testkit::client::Client;
 use skep_testkit::hdfs::Hdfs;
 use skep_testkit::process::Cluster;
 
@@ -44,22 +46,32 @@ repair_delay = \"0ms\"
 keep_interval = \"200ms\"
 delete_grace = \"0ms\"
 ";
+/// How long nothing must have moved for the nodes to be as full as they will be.
+const SETTLED: Duration = Duration::from_secs(3);
+/// Scans of each table.
+const SCANS: usize = 7;
 /// How long a repair may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let files = match arguments.as_slice() {
-        [] => 4,
-        [name, value] if name == "--mib" => value.parse::<usize>().unwrap_or(0) * MIB / FILE,
-        _ => 0,
-    };
+    let (mut files, mut scans) = (16, false);
+    let mut left = arguments.iter();
+    while let Some(argument) = left.next() {
+        match argument.as_str() {
+            "--mib" => {
+                files = left.next().and_then(|value| value.parse::<usize>().ok()).unwrap_or(0) * MIB / FILE;
+            }
+            "--scans" => scans = true,
+            _ => files = 0,
+        }
+    }
     if files == 0 {
-        eprintln!("usage: store_bench [--mib N], N at least 128");
+        eprintln!("usage: store_bench [--mib N] [--scans], N at least 128; --scans: of tables alone");
         return ExitCode::from(2);
     }
-    match measure(files).await {
+    match measure(files, scans).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", error.report());
@@ -68,8 +80,11 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn measure(files: usize) -> Result<()> {
+async fn measure(files: usize, scans: bool) -> Result<()> {
     let folder = tempfile::tempdir().map_err(|e| Error::internal("no folder for the data").source(e))?;
+    if scans {
+        return scan(&folder.path().join("scan"), files).await;
+    }
     println!("{files} files of 128 MiB, {WORKERS} worker processes on this machine, MB/s");
     println!("{:<22} {:>9} {:>9} {:>9}", "", "write", "local", "remote");
     let plain = DurableFiles::new(LocalFileSystem::new_with_prefix(folder.path()).map_err(failed)?);
@@ -80,10 +95,10 @@ async fn measure(files: usize) -> Result<()> {
     delete(&plain, files).await?;
 
     for replicas in 1..=3 {
+        // So small that a node which joins is much emptier than the others.
+        let capacity = 2 * files * FILE / MIB;
         let settings = format!(
-            "{HASTY}replication = {replicas}
-min_replicas = {replicas}
-"
+            "{HASTY}replication = {replicas}\nmin_replicas = {replicas}\ncapacity = \"{capacity}MiB\"\n"
         );
         let at = folder.path().join(format!("rf-{replicas}"));
         let mut cluster = Cluster::start_with_settings(&at, WORKERS, &settings);
@@ -96,18 +111,26 @@ min_replicas = {replicas}
         line(&format!("skep, {replicas} replicas"), written, local, Some(remote));
         if replicas == 2 {
             repair(&mut cluster, &outside, files).await?;
+            join(&mut cluster).await?;
         }
+        drop(cluster);
+        std::fs::remove_dir_all(&at).map_err(|e| Error::internal("cannot clean up").source(e))?;
     }
+    scan(&folder.path().join("scan"), files).await?;
     let Some(hdfs) = Hdfs::start() else {
         println!("HDFS was not there: run 'cargo xtask services stores' once to install it");
         return Ok(());
     };
-    let mut config = Config::default();
-    config.cache.enabled = false;
-    let root = hdfs.url().parse().map_err(|e| Error::internal("a cluster has a URL").source(e))?;
-    let store = Stores::with_config(config, None).store(&root)?;
-    let (written, remote) = (write(&store, files).await?, read(&store, files).await?);
-    line("HDFS, 3 replicas", written, None, Some(remote));
+    for replicas in 1..=3 {
+        let mut config = Config::default();
+        config.cache.enabled = false;
+        config.hdfs.options.insert("dfs.replication".to_owned(), replicas.to_string());
+        let root = hdfs.url().parse().map_err(|e| Error::internal("a cluster has a URL").source(e))?;
+        let store = Stores::with_config(config, None).store(&root)?;
+        let (written, remote) = (write(&store, files).await?, read(&store, files).await?);
+        line(&format!("HDFS, {replicas} replicas"), written, None, Some(remote));
+        delete(&store, files).await?;
+    }
     Ok(())
 }
 
@@ -229,18 +252,16 @@ async fn read_local(
     Ok(Some((files * FILE) as f64 / 1e6 / seconds))
 }
 
-/// Kills the worker that holds most, and waits until all that it held is elsewhere.
+/// Kills a worker with its disk, and waits until all that it held is elsewhere.
 async fn repair(cluster: &mut Cluster, store: &SkepStore, files: usize) -> Result<()> {
     let paths: Vec<Path> = (0..files).map(path).collect();
     let before = store.locations(&paths).await?;
-    let held = |number: usize| {
-        let node = cluster.workers[number].address("worker");
-        before.iter().filter(|holders| holders.iter().any(|holder| holder.as_str() == node)).count()
-    };
-    let most = (0..WORKERS).max_by_key(|&number| held(number)).unwrap_or(0);
-    let lost = held(most);
-    let dead = NodeId::new(cluster.workers[most].address("worker"))?;
-    drop(cluster.workers.remove(most));
+    let Some(last) = cluster.workers.pop() else { return Err(Error::internal("there are workers")) };
+    let dead = NodeId::new(last.address("worker"))?;
+    let lost = before.iter().filter(|holders| holders.contains(&dead)).count();
+    drop(last);
+    std::fs::remove_dir_all(cluster.worker_folder(WORKERS - 1))
+        .map_err(|e| Error::internal("cannot take a worker's folder away").source(e))?;
     let start = clock::system().instant();
     loop {
         let holders = store.locations(&paths).await?;
@@ -260,5 +281,86 @@ async fn repair(cluster: &mut Cluster, store: &SkepStore, files: usize) -> Resul
         "a worker with {} MiB of replicas was killed: all were restored after {seconds:.1} s, of which 2 s are for finding it dead",
         lost * FILE / MIB
     );
+    Ok(())
+}
+
+/// A worker joins the others, and is filled from them. Says how full they are before and after.
+async fn join(cluster: &mut Cluster) -> Result<()> {
+    let mut client = Client::connect(cluster.flight()).await?;
+    let before = used(&mut client).await?;
+    cluster.add_worker();
+    let start = clock::system().instant();
+    // Filled, and nothing under way for a while.
+    let (mut after, mut still) = (before.clone(), start);
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let (now, known) = (clock::system().instant(), used(&mut client).await?);
+        let moving = client.rows("SELECT moving + waiting FROM system.replication").await?;
+        if known != after || moving != [["0"]] || after.contains(&0) {
+            (after, still) = (known, now);
+        }
+        if now.duration_since(still) > SETTLED {
+            break;
+        }
+        if now.duration_since(start) > PATIENCE {
+            return Err(Error::deadline(format!("a worker that joined was not filled in {PATIENCE:?}")));
+        }
+    }
+    let seconds = still.duration_since(start).as_secs_f64();
+    let shown =
+        |all: &[u64]| all.iter().map(|bytes| (bytes / MIB as u64).to_string()).collect::<Vec<_>>().join(", ");
+    println!(
+        "a worker joined: {} MiB on the nodes before, {} after {seconds:.1} s",
+        shown(&before),
+        shown(&after)
+    );
+    Ok(())
+}
+
+/// Bytes of replicas on each live node, the fullest first.
+async fn used(client: &mut Client) -> Result<Vec<u64>> {
+    let rows =
+        client.rows("SELECT used_bytes FROM system.nodes WHERE state = 'live' ORDER BY 1 DESC").await?;
+    rows.iter()
+        .map(|row| row[0].parse().map_err(|e| Error::internal("system.nodes has no number").source(e)))
+        .collect()
+}
+
+/// The same scans of the same rows, in blocks and in plain files, in turn.
+async fn scan(folder: &Folder, files: usize) -> Result<()> {
+    let cluster = Cluster::start_sharing(folder, WORKERS, &folder.join("plain"));
+    let mut client = Client::connect(cluster.flight()).await?;
+    // About 64 bytes a row that compression leaves alone.
+    let rows = files * FILE / 4 / 64;
+    client.update("SET skep.execution = 'pipelined'").await?;
+    let source = format!(
+        "SELECT value AS n, random() AS x, random() AS y, md5(value::VARCHAR) AS s FROM range({rows})"
+    );
+    client.update(&format!("CREATE TABLE blocks AS {source}")).await?;
+    let place = folder.join("plain").join("t");
+    let plain = format!("CREATE TABLE plain LOCATION '{}' AS SELECT * FROM blocks", place.display());
+    client.update(&plain).await?;
+    let bytes = client.rows("SELECT sum(bytes) FROM system.table_health WHERE table_name = 'blocks'").await?;
+    println!("a table of {rows} rows, {} bytes; median seconds of {SCANS} scans:", bytes[0][0]);
+    println!("{:<22} {:>9} {:>9} {:>9}", "", "blocks", "plain", "ratio");
+    for lane in ["local", "pipelined"] {
+        client.update(&format!("SET skep.execution = '{lane}'")).await?;
+        for (name, columns) in [("one column", "sum(n)"), ("every column", "sum(n), sum(x), sum(y), max(s)")]
+        {
+            let mut took = [Vec::new(), Vec::new()];
+            for _ in 0..SCANS {
+                for (table, took) in ["blocks", "plain"].iter().zip(&mut took) {
+                    let start = clock::system().instant();
+                    client.rows(&format!("SELECT {columns} FROM {table}")).await?;
+                    took.push(clock::system().instant().duration_since(start).as_secs_f64());
+                }
+            }
+            let [blocks, plain] = took.map(|mut all| {
+                all.sort_by(f64::total_cmp);
+                all[SCANS / 2]
+            });
+            println!("{:<22} {blocks:>9.3} {plain:>9.3} {:>9.2}", format!("{lane}, {name}"), plain / blocks);
+        }
+    }
     Ok(())
 }
