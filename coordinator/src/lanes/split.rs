@@ -133,6 +133,41 @@ mod tests {
         assert!(dealt.iter().all(|d| load(d) >= 100), "{dealt:?}");
     }
 
+    /// Sizes and holders drawn so that few files have most bytes, and few tasks most replicas.
+    #[test]
+    fn tasks_stay_even_under_skew_and_read_nearby_what_they_can() {
+        use rand::{Rng, SeedableRng};
+        for seed in 0..500 {
+            let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+            let (tasks, count) = (random.random_range(2..12), random.random_range(20..200));
+            let skew = random.random_range(0.0..3.0);
+            let mut drawn = |below: usize| {
+                let point: f64 = random.random_range(0.0..1.0);
+                (point.powf(1.0 + skew) * below as f64) as usize
+            };
+            let files: Vec<u64> = (0..count).map(|_| 1 + drawn(1000) as u64).collect();
+            let holders: Vec<Vec<usize>> =
+                (0..count).map(|_| (0..3).map(|_| drawn(tasks)).collect()).collect();
+            let pieces = files.iter().enumerate().map(|(i, &b)| piece(i, b, &holders[i])).collect();
+            let dealt = deal(pieces, tasks);
+            covers(&dealt, &files);
+            let share = files.iter().sum::<u64>().div_ceil(tasks as u64);
+            let largest = dealt.iter().map(|d| load(d)).max().unwrap_or_default();
+            assert!(largest <= share * 3 / 2, "seed {seed}: {largest} where {share} is even");
+            let near = |(task, pieces): (usize, &Vec<Piece>)| -> u64 {
+                pieces.iter().filter(|p| p.holders.contains(&task)).map(Piece::bytes).sum()
+            };
+            let near: u64 = dealt.iter().enumerate().map(near).sum();
+            // What the holders of a replica could read at most, each no more than its share and the slack.
+            let held = |task: usize| -> u64 {
+                let files = files.iter().zip(&holders).filter(|(_, holders)| holders.contains(&task));
+                files.map(|(bytes, _)| bytes).sum()
+            };
+            let most: u64 = (0..tasks).map(|task| held(task).min(share)).sum();
+            assert!(near * 10 >= most * 6, "seed {seed}: {near} of {most} bytes are near");
+        }
+    }
+
     #[test]
     fn few_or_large_files_are_cut() {
         for (files, tasks) in
