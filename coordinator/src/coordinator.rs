@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use skep_catalog::Column;
 use skep_cluster::membership::Members;
 use skep_common::{Error, NodeId, Result};
@@ -18,6 +18,7 @@ use skep_engine::write::WriteTarget;
 use skep_store::{CacheStats, Namespace, SKEP_URL, SkepStore};
 
 use crate::admission::{Admission, Groups};
+use crate::extension::Extension;
 use crate::lanes::{Lanes, Ran};
 use crate::maintenance::{Activity, Log};
 use crate::queries::Queries;
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) admission: Arc<Admission>,
     /// Where blocks are.
     pub(crate) blocks: Option<Namespace>,
+    /// What others added.
+    pub(crate) extensions: RwLock<Vec<Arc<dyn Extension>>>,
     ready: AtomicBool,
     tasks: Mutex<BTreeMap<NodeId, u64>>,
 }
@@ -92,6 +95,7 @@ impl Coordinator {
             queries,
             admission: Arc::new(Admission::new(groups)?),
             blocks,
+            extensions: RwLock::default(),
             ready: AtomicBool::new(true),
             tasks: Mutex::default(),
         })))

@@ -14,12 +14,14 @@ use skep_store::CacheStats;
 use crate::admission::Line;
 use crate::blocks;
 use crate::coordinator::Shared;
+use crate::extension::SystemTable;
+use crate::filled::filled;
 use crate::queries::{queries_schema, queries_table, stages_schema, stages_table, tasks_schema, tasks_table};
 
 pub(crate) use skep_engine::names::SYSTEM_SCHEMA as SCHEMA;
 
 /// The names of its tables with their columns.
-pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
+pub(crate) fn schemas(shared: &Shared) -> Vec<(&'static str, SchemaRef)> {
     let mut all = skep_engine::planner::history_schemas();
     all.push(("caches", caches_schema()));
     all.push(("groups", groups_schema()));
@@ -29,6 +31,7 @@ pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
     all.push(("tasks", tasks_schema()));
     all.push(("workers", workers_schema()));
     all.extend(blocks::schemas());
+    all.extend(added(shared).into_iter().map(|table| (table.name, table.schema)));
     all
 }
 
@@ -59,7 +62,15 @@ pub(crate) fn tables(shared: &Shared) -> Result<Vec<(String, Arc<dyn TableProvid
     if let Some(namespace) = &shared.blocks {
         all.extend(blocks::tables(namespace)?);
     }
+    for SystemTable { name, schema, rows } in added(shared) {
+        all.push((name.to_owned(), filled(schema, move || rows())?));
+    }
     Ok(all)
+}
+
+/// The tables of extensions.
+fn added(shared: &Shared) -> Vec<SystemTable> {
+    shared.extensions.read().iter().flat_map(|extension| extension.tables()).collect()
 }
 
 fn maintenance_schema() -> SchemaRef {

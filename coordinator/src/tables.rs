@@ -49,7 +49,8 @@ pub(crate) async fn tables(session: &Session, filter: &TableFilter) -> Result<Ve
             }
         }
     }
-    let own = system::schemas().into_iter().map(|(name, columns)| (system::SCHEMA, name, columns));
+    let own =
+        system::schemas(&session.0.shared).into_iter().map(|(name, columns)| (system::SCHEMA, name, columns));
     let standard = information::schemas().map(|(name, columns)| (INFORMATION_SCHEMA, name, columns));
     for (schema, name, columns) in own.chain(standard) {
         if wanted(schema, &filter.schema) && wanted(name, &filter.table) {

@@ -14,6 +14,7 @@ use skep_engine::write::scanned_bytes;
 
 use super::Run;
 use crate::admission::Group;
+use crate::coordinator::Shared;
 use crate::lanes::Job;
 use crate::queries::{Observe, Sight};
 use crate::system;
@@ -71,18 +72,18 @@ impl Run {
 
     /// Whether a plan reads nothing but what the coordinator knows.
     fn looks(&self, job: &Job) -> bool {
-        job.write.is_none() && looks(&job.logical, self.settings.schema())
+        job.write.is_none() && looks(&self.shared, &job.logical, self.settings.schema())
     }
 }
 
-fn looks(plan: &LogicalPlan, default: &str) -> bool {
+fn looks(shared: &Shared, plan: &LogicalPlan, default: &str) -> bool {
     let mut only = true;
     let visited = plan.apply_with_subqueries(|node| {
         only &= match node {
             LogicalPlan::TableScan(scan) => match scan.table_name.schema() {
                 Some(schema) => [system::SCHEMA, INFORMATION_SCHEMA].contains(&schema),
                 None if default == system::SCHEMA => {
-                    system::schemas().iter().any(|(name, _)| *name == scan.table_name.table())
+                    system::schemas(shared).iter().any(|(name, _)| *name == scan.table_name.table())
                 }
                 None => false,
             },
