@@ -45,6 +45,21 @@ pub struct Target {
     pub existing: Existing,
 }
 
+impl fmt::Display for Target {
+    /// As a statement that a reader of statements understands.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.existing {
+            Existing::Replace => "CREATE OR REPLACE TABLE ",
+            Existing::Append => "INSERT INTO ",
+            Existing::Fail => "CREATE TABLE ",
+        })?;
+        if let Some(schema) = &self.schema {
+            write!(f, "{}.", quote(schema))?;
+        }
+        f.write_str(&quote(&self.table))
+    }
+}
+
 /// The table of schema `system` as which the statement that ingests reads the rows.
 pub(crate) const ROWS: &str = "$rows";
 
@@ -90,6 +105,7 @@ impl Session {
         let partition = Once { schema: Arc::clone(&columns), stream: Mutex::new(Some(rows)) };
         let table = StreamingTable::try_new(columns, vec![Arc::new(partition)]).map_err(from_datafusion)?;
         let run = Run::new(self, &parsed, watch).with_given(Arc::new(table));
+        run.belongs(&parsed.statement)?;
         let timeout = self.0.settings.lock().statement_timeout();
         within(&over(timeout, watch), run.execute(parsed.statement, Vec::new())).await
     }

@@ -24,5 +24,6 @@ mod transaction;
 
 pub use coordinator::{Config, Coordinator, StoreLocator};
 pub use session::{
-    Description, Done, Outcome, Rows, Session, StatementKind, TableFilter, TableInfo, TableKind,
+    Description, Done, Outcome, Progress, Rows, Session, StatementKind, TableFilter, TableInfo, TableKind,
 };
+pub use transaction::Beside;

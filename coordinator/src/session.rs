@@ -19,7 +19,7 @@ use crate::coordinator::Shared;
 use crate::deadline::{over, within};
 use crate::lanes::Ran;
 use crate::maintenance::Active;
-use crate::queries::Watch;
+use crate::queries::{Queries, Watch};
 use crate::statement::Run;
 use crate::tables;
 use crate::transaction::Open;
@@ -133,10 +133,26 @@ pub(crate) struct Inner {
     pub(crate) id: SessionId,
     pub(crate) user: String,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) settings: Mutex<Settings>,
-    pub(crate) last: Mutex<Option<Ran>>,
+    pub(crate) settings: Arc<Mutex<Settings>>,
+    pub(crate) last: Arc<Mutex<Option<Ran>>>,
     /// Between BEGIN and its end.
     pub(crate) open: Mutex<Option<Open>>,
+    /// Whether it is one transaction beside the session, and nothing after it.
+    pub(crate) beside: bool,
+}
+
+/// How far a statement is that was started.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    id: QueryId,
+    queries: Arc<Queries>,
+}
+
+impl Progress {
+    /// The share of the work that is done, 0 to 1, while the statement runs and as far as somebody knows.
+    pub fn share(&self) -> Option<f64> {
+        self.queries.share(self.id)
+    }
 }
 
 impl Session {
@@ -145,9 +161,24 @@ impl Session {
             id: SessionId::generate(),
             user: user.to_owned(),
             shared,
-            settings: Mutex::default(),
-            last: Mutex::default(),
+            settings: Arc::default(),
+            last: Arc::default(),
             open: Mutex::default(),
+            beside: false,
+        }))
+    }
+
+    /// The same session with a place of its own for a transaction.
+    pub(crate) fn beside(&self) -> Self {
+        let Inner { id, user, shared, settings, last, .. } = &*self.0;
+        Self(Arc::new(Inner {
+            id: *id,
+            user: user.clone(),
+            shared: Arc::clone(shared),
+            settings: Arc::clone(settings),
+            last: Arc::clone(last),
+            open: Mutex::default(),
+            beside: true,
         }))
     }
 
@@ -165,7 +196,9 @@ impl Session {
             let watch = self.watch(sql, CancellationToken::new());
             let work = async {
                 let parsed = skep_engine::parse_one(sql)?;
-                Run::new(self, &parsed, &watch).describe(&parsed.statement).await
+                let run = Run::new(self, &parsed, &watch);
+                run.belongs(&parsed.statement)?;
+                run.describe(&parsed.statement).await
             };
             let described = tokio::select! {
                 described = work => described,
@@ -204,30 +237,35 @@ impl Session {
         parameters: Vec<ScalarValue>,
         cancel: CancellationToken,
     ) -> BoxFuture<'a, Result<Outcome>> {
-        async move {
-            let active = self.0.shared.activity.enter();
-            match self.execute_with(sql, parameters, cancel).await? {
+        self.start(sql.to_owned(), parameters, cancel).1
+    }
+
+    /// As [`Session::execute_until`], and how far it is while the future is awaited and its rows are read.
+    pub fn start(
+        &self,
+        sql: String,
+        parameters: Vec<ScalarValue>,
+        cancel: CancellationToken,
+    ) -> (Progress, BoxFuture<'static, Result<Outcome>>) {
+        let watch = self.watch(&sql, cancel);
+        let progress = Progress { id: watch.id(), queries: Arc::clone(&self.0.shared.queries) };
+        let session = self.clone();
+        let outcome = async move {
+            let active = session.0.shared.activity.enter();
+            let outcome = session.execute_watched(&watch, &sql, parameters).await;
+            match watch.settle(outcome)? {
                 Outcome::Rows(rows) => Ok(Outcome::Rows(rows.held(active))),
                 done => Ok(done),
             }
-        }
-        .boxed()
+        };
+        (progress, outcome.boxed())
     }
 
     /// As [`Session::execute`], of a statement that is nobody's.
     pub(crate) fn execute_quietly<'a>(&'a self, sql: &'a str) -> BoxFuture<'a, Result<Outcome>> {
-        self.execute_with(sql, Vec::new(), CancellationToken::new())
-    }
-
-    fn execute_with<'a>(
-        &'a self,
-        sql: &'a str,
-        parameters: Vec<ScalarValue>,
-        cancel: CancellationToken,
-    ) -> BoxFuture<'a, Result<Outcome>> {
         async move {
-            let watch = self.watch(sql, cancel);
-            let outcome = self.execute_watched(&watch, sql, parameters).await;
+            let watch = self.watch(sql, CancellationToken::new());
+            let outcome = self.execute_watched(&watch, sql, Vec::new()).await;
             watch.settle(outcome)
         }
         .boxed()
@@ -241,6 +279,7 @@ impl Session {
     ) -> Result<Outcome> {
         let parsed = skep_engine::parse_one(sql)?;
         let run = Run::new(self, &parsed, watch);
+        run.belongs(&parsed.statement)?;
         // Whoever stops waiting for a commit does not know how it ended.
         let commits = matches!(parsed.statement, Statement::Commit);
         let timeout = self.0.settings.lock().statement_timeout().filter(|_| !commits);

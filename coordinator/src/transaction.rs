@@ -1,4 +1,5 @@
-//! The open transaction of a session: BEGIN, COMMIT, ROLLBACK.
+//! The open transactions of a session: the one that BEGIN, COMMIT and ROLLBACK speak of, and those beside it, which callers
+//! hold by themselves.
 //!
 //! ```text
 //! BEGIN --> statements read and change the transaction's snapshot --> COMMIT: one snapshot of the catalog
@@ -8,12 +9,15 @@
 //! # Invariants
 //! - A statement that fails leaves the transaction as it was before the statement.
 //! - Whatever COMMIT answers, the transaction is over; while another of its statements runs, it does not start.
+//! - Nothing runs in a transaction beside its session after the end of it.
 //! - Files that no commit can name any more are deleted.
 
 use std::sync::Arc;
 
 use skep_catalog::{Snapshot, Transaction};
 use skep_common::{Error, Kind, Result, task};
+use skep_engine::Statement;
+use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::Shared;
 use crate::maintenance::Active;
@@ -43,7 +47,78 @@ impl Session {
     }
 }
 
+/// A transaction beside whatever its session has open, with the session's settings. Dropping it rolls it back.
+#[derive(Debug, Clone)]
+pub struct Beside(Session);
+
+impl Session {
+    /// Begins a transaction that only what runs in [`Beside::session`] is part of.
+    ///
+    /// # Errors
+    /// Those of reading the catalog.
+    pub async fn begin(&self) -> Result<Beside> {
+        let session = self.beside();
+        session.control("BEGIN").await?;
+        Ok(Beside(session))
+    }
+
+    /// Runs BEGIN, COMMIT or ROLLBACK.
+    async fn control(&self, sql: &str) -> Result<()> {
+        let parsed = skep_engine::parse_one(sql)?;
+        let watch = self.watch(sql, CancellationToken::new());
+        let run = Run::new(self, &parsed, &watch);
+        let outcome = run.execute(parsed.statement, Vec::new()).await;
+        watch.settle(outcome).map(drop)
+    }
+}
+
+impl Beside {
+    /// The session of its statements. They are refused once the transaction has ended.
+    pub fn session(&self) -> &Session {
+        &self.0
+    }
+
+    /// Whether it has not ended.
+    pub fn is_open(&self) -> bool {
+        self.0.0.open.lock().is_some()
+    }
+
+    /// Commits it.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if another commit came between, or a statement of it is running;
+    /// [`Kind::Invalid`] if it has ended.
+    pub async fn commit(&self) -> Result<()> {
+        self.0.control("COMMIT").await
+    }
+
+    /// Rolls it back.
+    ///
+    /// # Errors
+    /// As [`Beside::commit`].
+    pub async fn rollback(&self) -> Result<()> {
+        self.0.control("ROLLBACK").await
+    }
+}
+
 impl Run {
+    /// Refuses what cannot be part of a transaction beside its session: its end, and whatever comes after.
+    pub(crate) fn belongs(&self, statement: &Statement) -> Result<()> {
+        if !self.session.beside {
+            return Ok(());
+        }
+        match statement {
+            Statement::Begin { .. } | Statement::Commit | Statement::Rollback => {
+                Err(Error::invalid("the client holds the transaction that this statement would begin or end")
+                    .hint("commit or roll back through the driver, or turn its autocommit on"))
+            }
+            _ if self.open.is_none() => {
+                Err(Error::invalid("the transaction of this statement has ended").hint("begin another"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) async fn begin(self, read_only: bool) -> Result<Outcome> {
         let catalog = &self.shared.environment.catalog;
         let base = catalog.snapshot().await?;

@@ -20,7 +20,7 @@ use crate::run::{Outcome, cargo, forget_caller, read, root, run, target};
 use crate::suites;
 
 /// The DuckDB packages are pinned to one another: an extension loads into exactly its own version.
-const PACKAGES: [&str; 7] = [
+const PACKAGES: [&str; 11] = [
     "duckdb-cli==1.5.5",
     "duckdb-extension-ducklake==1.5.5",
     "duckdb-extension-sqlite-scanner==1.5.5",
@@ -28,9 +28,15 @@ const PACKAGES: [&str; 7] = [
     "adbc-driver-flightsql==1.13.0",
     "adbc-driver-manager==1.13.0",
     "pyarrow==26.0.1",
+    "pandas==3.1.1",
+    "polars==2.1.0",
+    "flightsql-dbapi==0.2.2",
+    "SQLAlchemy==1.4.54",
 ];
 /// What the names of tests that need them contain.
-const TESTS: [&str; 4] = ["duckdb", "adbc", "pty::", "postgres"];
+const TESTS: [&str; 6] = ["duckdb", "adbc", "superset", "jdbc", "pty::", "postgres"];
+/// The Arrow Flight SQL driver of JDBC, with all that it needs inside.
+const JDBC: (&str, &str, &str) = ("org.apache.arrow", "flight-sql-jdbc-driver", "18.3.0");
 /// The crates whose tables are in the metadata database, by their folders.
 const ON_POSTGRES: [&str; 3] = ["metadb", "catalog", "store"];
 
@@ -75,9 +81,21 @@ pub(crate) fn services(stores: bool) -> Outcome {
         Some(programs) => command.env("SKEP_POSTGRES_BIN", programs),
         None => command.args(["--skip", "postgres"]),
     };
-    run(command)?;
+    let jdbc = jdbc(&venv.folder);
+    match &jdbc {
+        Ok(jar) => command.env("SKEP_JDBC", jar),
+        Err(_) => command.args(["--skip", "jdbc"]),
+    };
+    let reached = reached_folder()?;
+    command.env("SKEP_REACHED", &reached);
+    let outcome = run(command);
+    print_reached(&reached)?;
+    outcome?;
     println!("services: ran the tests named after {} with {}", TESTS.join(", "), PACKAGES.join(", "));
     let mut skipped = Vec::new();
+    if let Err(why) = jdbc {
+        skipped.push(format!("JDBC, the tests named after it: {why}"));
+    }
     match postgres {
         Some(programs) => {
             on_postgres(&programs)?;
@@ -136,6 +154,73 @@ fn other_stores() -> Outcome<Vec<String>> {
     run(command)?;
     println!("services: ran the tests of other stores named after {}", ran.join(", "));
     Ok(skipped)
+}
+
+/// An empty folder for what each client reached.
+fn reached_folder() -> Outcome<PathBuf> {
+    let folder = target()?.join("services-reached");
+    let failed = |e: std::io::Error| format!("cannot use {folder:?}: {e}");
+    if folder.is_dir() {
+        fs::remove_dir_all(&folder).map_err(failed)?;
+    }
+    fs::create_dir_all(&folder).map_err(failed)?;
+    Ok(folder)
+}
+
+/// Prints what each client of Flight SQL reached, from lines of its name, checks passed, all checks, and those that failed.
+fn print_reached(folder: &Path) -> Outcome {
+    let entries = fs::read_dir(folder).map_err(|e| format!("cannot read {folder:?}: {e}"))?;
+    let mut lines: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    lines.sort();
+    println!("services: clients of Flight SQL, and how many of their checks pass");
+    for line in lines {
+        let mut cells = line.split('\t');
+        let (client, passed) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+        let (all, failed) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+        println!("  {client:<70} {passed:>3} of {all:>3}  {failed}");
+    }
+    Ok(())
+}
+
+/// The JDBC driver.
+fn jdbc(folder: &Path) -> Outcome<PathBuf> {
+    let own = folder.with_file_name("services-jdbc");
+    let (group, name, version) = JDBC;
+    let jar = own.join("jars").join(format!("{name}-{version}.jar"));
+    // The program that uses it is compiled as it starts.
+    works_with(Path::new("javac"), "-version")
+        .map_err(|why| format!("{why}; this needs a Java development kit"))?;
+    let project = format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\n\
+         <groupId>skep</groupId><artifactId>services</artifactId><version>1</version><packaging>pom</packaging>\n\
+         <dependencies><dependency><groupId>{group}</groupId><artifactId>{name}</artifactId>\
+         <version>{version}</version></dependency></dependencies></project>\n"
+    );
+    copy_with_maven(&own, &project)?;
+    if jar.is_file() { Ok(jar) } else { Err(format!("{jar:?} is not among what Maven copied")) }
+}
+
+/// Copies the jars that `project` asks for into the folder `jars` of `own`, unless it did so before.
+fn copy_with_maven(own: &Path, project: &str) -> Outcome {
+    let (jars, mark) = (own.join("jars"), own.join("installed"));
+    if fs::read_to_string(&mark).is_ok_and(|list| list == project) {
+        return Ok(());
+    }
+    let failed = |e: std::io::Error| format!("cannot use {own:?}: {e}");
+    if own.is_dir() {
+        fs::remove_dir_all(own).map_err(failed)?;
+    }
+    fs::create_dir_all(own).map_err(failed)?;
+    fs::write(own.join("pom.xml"), project).map_err(failed)?;
+    let mut copy = Command::new("mvn");
+    copy.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
+    copy.arg(format!("-DoutputDirectory={}", jars.display())).current_dir(own);
+    run(copy)?;
+    fs::write(&mark, project).map_err(failed)
 }
 
 /// A Python that has the S3 server.
@@ -200,24 +285,9 @@ fn hadoop_project() -> String {
 /// The folder of Hadoop's jars.
 fn hadoop(folder: &Path) -> Outcome<PathBuf> {
     let own = folder.with_file_name("services-hadoop");
-    let (jars, mark) = (own.join("jars"), own.join("installed"));
     works_with(Path::new("java"), "-version")?;
-    let project = hadoop_project();
-    if fs::read_to_string(&mark).is_ok_and(|list| list == project) {
-        return Ok(jars);
-    }
-    let failed = |e: std::io::Error| format!("cannot use {own:?}: {e}");
-    if own.is_dir() {
-        fs::remove_dir_all(&own).map_err(failed)?;
-    }
-    fs::create_dir_all(&own).map_err(failed)?;
-    fs::write(own.join("pom.xml"), &project).map_err(failed)?;
-    let mut copy = Command::new("mvn");
-    copy.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
-    copy.arg(format!("-DoutputDirectory={}", jars.display())).current_dir(&own);
-    run(copy)?;
-    fs::write(&mark, project).map_err(failed)?;
-    Ok(jars)
+    copy_with_maven(&own, &hadoop_project())?;
+    Ok(own.join("jars"))
 }
 
 /// The folder of a server's programs, if this machine has them.

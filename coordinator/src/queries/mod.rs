@@ -153,6 +153,12 @@ impl Queries {
         self.registry.lock().one(id).is_some_and(|entry| entry.query.state == State::Finishing)
     }
 
+    /// The share of its work that is done, while it lives and as far as somebody knows.
+    pub(crate) fn share(&self, id: QueryId) -> Option<f64> {
+        let entry = self.registry.lock().one(id).cloned();
+        entry.and_then(|entry| entry.seen().progress)
+    }
+
     fn forget(&self, id: QueryId) {
         self.registry.lock().forget(id);
     }

@@ -1,4 +1,7 @@
 //! `information_schema`: the standard's tables about tables, from the snapshot.
+//!
+//! Tables have CHECK constraints and no keys; what lists keys is there, with the standard's columns and no rows, because
+//! tools that look for relations between tables read it.
 
 use std::sync::Arc;
 
@@ -14,8 +17,9 @@ use super::{Planner, view};
 use crate::sql::Name;
 use crate::{error, names, types};
 
-/// The columns of each table: texts, but for the one number.
-const COLUMNS: [(&str, &[&str]); 4] = [
+/// The columns of each table: texts, but for the numbers.
+const COLUMNS: [(&str, &[&str]); 8] = [
+    ("check_constraints", &["constraint_catalog", "constraint_schema", "constraint_name", "check_clause"]),
     (
         "columns",
         &[
@@ -29,16 +33,59 @@ const COLUMNS: [(&str, &[&str]); 4] = [
             "data_type",
         ],
     ),
+    (
+        "key_column_usage",
+        &[
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "column_name",
+            POSITION,
+            POSITION_IN_KEY,
+        ],
+    ),
+    (
+        "referential_constraints",
+        &[
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+            "unique_constraint_catalog",
+            "unique_constraint_schema",
+            "unique_constraint_name",
+            "match_option",
+            "update_rule",
+            "delete_rule",
+        ],
+    ),
     ("schemata", &["catalog_name", "schema_name", "schema_owner"]),
+    (
+        "table_constraints",
+        &[
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "constraint_type",
+            "is_deferrable",
+            "initially_deferred",
+        ],
+    ),
     ("tables", &["table_catalog", "table_schema", "table_name", "table_type"]),
     ("views", &["table_catalog", "table_schema", "table_name", "definition"]),
 ];
 const POSITION: &str = "ordinal_position";
+const POSITION_IN_KEY: &str = "position_in_unique_constraint";
 
 /// The tables of the schema with their columns.
 pub fn schemas() -> impl Iterator<Item = (&'static str, SchemaRef)> {
     let field = |name: &&str| {
-        let ty = if *name == POSITION { DataType::Int32 } else { DataType::Utf8 };
+        let ty = if [POSITION, POSITION_IN_KEY].contains(name) { DataType::Int32 } else { DataType::Utf8 };
         Field::new(*name, ty, true)
     };
     COLUMNS.iter().map(move |(table, columns)| {
@@ -57,6 +104,9 @@ pub(super) async fn table(planner: &Planner, name: &Name) -> Result<Arc<dyn Tabl
         "tables" => tables_of(planner)?,
         "views" => views(planner)?,
         "columns" => columns(planner).await?,
+        "check_constraints" => check_constraints(planner)?,
+        "table_constraints" => table_constraints(planner)?,
+        keys @ ("key_column_usage" | "referential_constraints") => RecordBatch::new_empty(schema_of(keys)?),
         other => {
             let error = Error::not_found(format!("table 'information_schema.{other}' does not exist"));
             let error = match names::nearest(other, tables()) {
@@ -116,6 +166,58 @@ fn views(planner: &Planner) -> Result<RecordBatch> {
             text(all().map(|view| Some(view.schema_name.as_str()))),
             text(all().map(|view| Some(view.name.as_str()))),
             text(all().map(|view| Some(view.sql.as_str()))),
+        ],
+    )
+}
+
+/// The constraints of all tables: schema, table, name and condition.
+fn checks(planner: &Planner) -> Vec<[&str; 4]> {
+    let snapshot = &planner.snapshot;
+    let mut all = Vec::new();
+    for schema in snapshot.schemas() {
+        for table in snapshot.tables(&schema.name) {
+            for check in &table.checks {
+                all.push([
+                    schema.name.as_str(),
+                    table.name.as_str(),
+                    check.name.as_str(),
+                    check.sql.as_str(),
+                ]);
+            }
+        }
+    }
+    all.sort_unstable();
+    all
+}
+
+fn check_constraints(planner: &Planner) -> Result<RecordBatch> {
+    let all = checks(planner);
+    batch(
+        "check_constraints",
+        vec![
+            text(all.iter().map(|_| Some(names::CATALOG))),
+            text(all.iter().map(|check| Some(check[0]))),
+            text(all.iter().map(|check| Some(check[2]))),
+            text(all.iter().map(|check| Some(check[3]))),
+        ],
+    )
+}
+
+fn table_constraints(planner: &Planner) -> Result<RecordBatch> {
+    let all = checks(planner);
+    let same = |value: &'static str| text(all.iter().map(move |_| Some(value)));
+    batch(
+        "table_constraints",
+        vec![
+            same(names::CATALOG),
+            text(all.iter().map(|check| Some(check[0]))),
+            text(all.iter().map(|check| Some(check[2]))),
+            same(names::CATALOG),
+            text(all.iter().map(|check| Some(check[0]))),
+            text(all.iter().map(|check| Some(check[1]))),
+            same("CHECK"),
+            same("NO"),
+            same("NO"),
         ],
     )
 }
@@ -184,8 +286,11 @@ fn text<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
-fn batch(table: &str, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+fn schema_of(table: &str) -> Result<SchemaRef> {
     let schema = schemas().find(|(name, _)| *name == table).map(|(_, schema)| schema);
-    let schema = schema.ok_or_else(|| Error::internal(format!("information_schema has no '{table}'")))?;
-    RecordBatch::try_new(schema, columns).map_err(|e| error::from_datafusion(e.into()))
+    schema.ok_or_else(|| Error::internal(format!("information_schema has no '{table}'")))
+}
+
+fn batch(table: &str, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    RecordBatch::try_new(schema_of(table)?, columns).map_err(|e| error::from_datafusion(e.into()))
 }

@@ -1,9 +1,10 @@
-//! Actions: prepared statements, session options, cancelling.
+//! Actions: prepared statements, transactions, session options, cancelling.
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::SchemaRef;
 use arrow_flight::sql::{
-    ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
-    ActionCreatePreparedStatementRequest, Any, Command, ProstMessageExt,
+    ActionBeginTransactionRequest, ActionBeginTransactionResult, ActionCancelQueryRequest,
+    ActionCancelQueryResult, ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
+    ActionEndTransactionRequest, Any, Command, EndTransaction, ProstMessageExt,
 };
 use arrow_flight::{Action, Ticket};
 use arrow_flight::{ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo};
@@ -22,9 +23,9 @@ use super::proto::{
     CloseSessionResult, CloseStatus, GetSessionOptionsResult, OptionError, PreparedStatementResult,
     SessionOptionError, SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
 };
-use super::run;
-use super::service::{Service, no_transaction};
+use super::service::Service;
 use super::sessions::{Caller, Lease, Prepared};
+use super::{run, types};
 
 const CREATE_PREPARED: &str = "CreatePreparedStatement";
 const CLOSE_PREPARED: &str = "ClosePreparedStatement";
@@ -35,9 +36,16 @@ const GET_OPTIONS: &str = "GetSessionOptions";
 /// Answered without opening a session.
 pub(crate) const CLOSE_SESSION: &str = "CloseSession";
 
-const ACTIONS: [(&str, &str); 7] = [
+const BEGIN: &str = "BeginTransaction";
+const END: &str = "EndTransaction";
+const BEGIN_SAVEPOINT: &str = "BeginSavepoint";
+const END_SAVEPOINT: &str = "EndSavepoint";
+
+const ACTIONS: [(&str, &str); 9] = [
     (CREATE_PREPARED, "ActionCreatePreparedStatementRequest -> ActionCreatePreparedStatementResult"),
     (CLOSE_PREPARED, "ActionClosePreparedStatementRequest -> nothing"),
+    (BEGIN, "ActionBeginTransactionRequest -> ActionBeginTransactionResult"),
+    (END, "ActionEndTransactionRequest -> nothing"),
     (CANCEL_INFO, "CancelFlightInfoRequest -> CancelFlightInfoResult"),
     (CANCEL_QUERY, "ActionCancelQueryRequest -> ActionCancelQueryResult; CancelFlightInfo does the same"),
     (SET_OPTIONS, "SetSessionOptionsRequest -> SetSessionOptionsResult; options: catalog, schema, settings"),
@@ -68,7 +76,7 @@ pub(crate) async fn run(
     action: Action,
 ) -> Result<std::option::IntoIter<Bytes>> {
     let result: Option<Bytes> = match action.r#type.as_str() {
-        CREATE_PREPARED => Some(prepare(service, &caller.lease, packed(&action)?).await?),
+        CREATE_PREPARED => Some(prepare(service, caller, packed(&action)?).await?),
         CLOSE_PREPARED => {
             let request: ActionClosePreparedStatementRequest = packed(&action)?;
             // Closing twice, or after the session ended, is not an error.
@@ -95,12 +103,18 @@ pub(crate) async fn run(
             Some(result.encode_to_vec().into())
         }
         GET_OPTIONS => Some(get_options(&caller.lease).encode_to_vec().into()),
-        other
-            if ["BeginTransaction", "EndTransaction", "BeginSavepoint", "EndSavepoint"].contains(&other) =>
-        {
-            return Err(
-                Error::unsupported("transactions are not supported").hint("each statement commits by itself")
-            );
+        BEGIN => {
+            let _: ActionBeginTransactionRequest = packed(&action)?;
+            let transaction_id = service.sessions.begin(&caller.lease).await?.encode();
+            Some(ActionBeginTransactionResult { transaction_id }.as_any().encode_to_vec().into())
+        }
+        END => {
+            end(service, caller, &packed(&action)?).await?;
+            None
+        }
+        BEGIN_SAVEPOINT | END_SAVEPOINT => {
+            return Err(Error::unsupported("savepoints are not supported")
+                .hint("a statement that fails leaves its transaction as it was before"));
         }
         other => return Err(Error::unsupported(format!("action '{other}' is not supported"))),
     };
@@ -128,26 +142,49 @@ fn plain<M: Message + Default>(action: &Action) -> Result<M> {
 
 async fn prepare(
     service: &Service,
-    lease: &Lease,
+    caller: &Caller,
     request: ActionCreatePreparedStatementRequest,
 ) -> Result<Bytes> {
-    no_transaction(request.transaction_id.as_ref())?;
+    let place = service.sessions.place(caller, request.transaction_id.as_ref())?;
+    let lease = &place.lease;
     service.sessions.authorise(lease, &request.query)?;
-    let description = lease.session.describe(&request.query).await?;
+    let description = place.session.describe(&request.query).await?;
     let is_update = description.kind == StatementKind::Update;
     let (schema, parameters) = (description.schema, description.parameters);
     // Drivers that do not know `is_update` take an empty schema for an update.
-    let bytes =
-        |schema: &Schema, empty: bool| if empty { Ok(Bytes::new()) } else { run::schema_bytes(schema) };
+    let bytes = |schema: &SchemaRef, empty: bool| {
+        if empty { Ok(Bytes::new()) } else { run::schema_bytes(&types::told(schema)) }
+    };
     let dataset_schema = bytes(&schema, is_update && schema.fields().is_empty())?;
     let parameter_schema = bytes(&parameters, parameters.fields().is_empty())?;
-    let prepared =
-        Prepared { sql: request.query, kind: description.kind, schema, parameters, bound: Mutex::new(None) };
+    let prepared = Prepared {
+        sql: request.query,
+        kind: description.kind,
+        schema,
+        parameters,
+        transaction: place.transaction,
+        bound: Mutex::new(None),
+    };
     let id = service.sessions.prepare(lease, prepared)?;
     let handle = service.sessions.handle(lease, id, Body::Prepared).encode();
     let result =
         PreparedStatementResult { handle, dataset_schema, parameter_schema, is_update: Some(is_update) };
     Ok(result.as_any().encode_to_vec().into())
+}
+
+async fn end(service: &Service, caller: &Caller, request: &ActionEndTransactionRequest) -> Result<()> {
+    let commit = match EndTransaction::try_from(request.action) {
+        Ok(EndTransaction::Commit) => true,
+        Ok(EndTransaction::Rollback) => false,
+        Ok(EndTransaction::Unspecified) | Err(_) => {
+            return Err(Error::invalid("the request says neither commit nor rollback"));
+        }
+    };
+    let (lease, handle) = service.sessions.redeem(caller, &request.transaction_id)?;
+    if handle.body != Body::Transaction {
+        return Err(Error::invalid("the handle is not one of a transaction"));
+    }
+    lease.end(handle.id, commit).await
 }
 
 /// Cancels what the tickets of `info` are running.

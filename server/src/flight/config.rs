@@ -19,6 +19,16 @@ pub struct Config {
     pub sessions_max: usize,
     /// Most prepared statements in one session.
     pub prepared_max: usize,
+    /// Most transactions that one session has open at a time.
+    pub transactions_max: usize,
+    /// Most statements, over all sessions, that run while their clients poll or wait to be fetched after that. Each may keep
+    /// `polled_bytes` of rows.
+    pub polled_max: usize,
+    /// Rows of such a statement that are made before somebody fetches them. 1 KiB to 1 GiB.
+    pub polled_bytes: ByteSize,
+    /// How long a poll waits for the end of its statement before it answers how far it is. 0 to 1 min.
+    #[serde(with = "skep_common::unit::duration")]
+    pub poll_wait: Duration,
     /// Longest message that is accepted, and most bytes of parameters bound to one statement.
     pub message_max: ByteSize,
     /// Size at which rows are cut into messages.
@@ -45,6 +55,10 @@ impl Default for Config {
             ticket_ttl: Duration::from_secs(10 * 60),
             sessions_max: 10_000,
             prepared_max: 1_000,
+            transactions_max: 16,
+            polled_max: 64,
+            polled_bytes: ByteSize::mib(4),
+            poll_wait: Duration::from_millis(500),
             message_max: ByteSize::mib(64),
             message_target: ByteSize::mib(2),
             answer_after: Duration::from_secs(1),

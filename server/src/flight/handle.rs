@@ -1,4 +1,5 @@
-//! The handles that clients carry between calls: of a statement to run, of one that ran, of a prepared statement.
+//! The handles that clients carry between calls: of a statement to run, of one that ran or runs, of a prepared statement, of a
+//! transaction.
 //!
 //! A handle says everything needed to redeem it, so that the server keeps nothing for a client that never comes
 //! back. It names its session; only a caller who is that session's user may redeem it.
@@ -29,11 +30,24 @@ pub(crate) enum Body {
         fingerprint: Option<u64>,
         /// Whether parameters wait for it in the session, under the handle's id.
         bound: bool,
+        /// The transaction that it is part of.
+        transaction: Option<Uuid>,
     },
     /// An update that ran already: its row count.
     Done { rows: i64 },
+    /// An update that runs while its client polls, kept by the session under the handle's id.
+    Started,
     /// A prepared statement, kept by the session under the handle's id.
     Prepared,
+    /// A transaction, kept by the session under the handle's id.
+    Transaction,
+}
+
+impl Body {
+    /// Whether the handle names what its session keeps until it is ended or closed, rather than for a time.
+    pub(crate) fn lasts(&self) -> bool {
+        matches!(self, Body::Prepared | Body::Transaction)
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -54,6 +68,12 @@ struct Wire {
     rows: Option<i64>,
     #[prost(bool, tag = "8")]
     prepared: bool,
+    #[prost(bytes = "bytes", optional, tag = "9")]
+    within: Option<Bytes>,
+    #[prost(bool, tag = "10")]
+    started: bool,
+    #[prost(bool, tag = "11")]
+    transaction: bool,
 }
 
 impl Handle {
@@ -65,13 +85,16 @@ impl Handle {
             ..Wire::default()
         };
         match &self.body {
-            Body::Query { sql, fingerprint, bound } => {
+            Body::Query { sql, fingerprint, bound, transaction } => {
                 wire.sql = Some(sql.clone());
                 wire.fingerprint = *fingerprint;
                 wire.bound = *bound;
+                wire.within = transaction.map(|id| Bytes::copy_from_slice(id.as_bytes()));
             }
             Body::Done { rows } => wire.rows = Some(*rows),
+            Body::Started => wire.started = true,
             Body::Prepared => wire.prepared = true,
+            Body::Transaction => wire.transaction = true,
         }
         wire.encode_to_vec().into()
     }
@@ -84,18 +107,21 @@ impl Handle {
         let wrong =
             || Error::invalid("the handle was not made by this server").hint("run the statement again");
         let wire = Wire::decode(bytes).map_err(|e| wrong().source(e))?;
-        let body = match (wire.sql, wire.rows, wire.prepared) {
-            (Some(sql), None, false) => Body::Query { sql, fingerprint: wire.fingerprint, bound: wire.bound },
-            (None, Some(rows), false) => Body::Done { rows },
-            (None, None, true) => Body::Prepared,
+        let id = |bytes: &Bytes| Uuid::from_slice(bytes).map_err(|_| wrong());
+        let body = match (wire.sql, wire.rows, wire.started, wire.prepared, wire.transaction) {
+            (Some(sql), None, false, false, false) => Body::Query {
+                sql,
+                fingerprint: wire.fingerprint,
+                bound: wire.bound,
+                transaction: wire.within.as_ref().map(id).transpose()?,
+            },
+            (None, Some(rows), false, false, false) => Body::Done { rows },
+            (None, None, true, false, false) => Body::Started,
+            (None, None, false, true, false) => Body::Prepared,
+            (None, None, false, false, true) => Body::Transaction,
             _ => return Err(wrong()),
         };
-        Ok(Self {
-            session: Uuid::from_slice(&wire.session).map_err(|_| wrong())?,
-            id: Uuid::from_slice(&wire.id).map_err(|_| wrong())?,
-            expires_ms: wire.expires_ms,
-            body,
-        })
+        Ok(Self { session: id(&wire.session)?, id: id(&wire.id)?, expires_ms: wire.expires_ms, body })
     }
 }
 
@@ -106,10 +132,17 @@ mod tests {
     #[test]
     fn every_body_comes_back() {
         let bodies = [
-            Body::Query { sql: "SELECT 1".into(), fingerprint: Some(u64::MAX), bound: true },
-            Body::Query { sql: String::new(), fingerprint: None, bound: false },
+            Body::Query {
+                sql: "SELECT 1".into(),
+                fingerprint: Some(u64::MAX),
+                bound: true,
+                transaction: Some(Uuid::new_v4()),
+            },
+            Body::Query { sql: String::new(), fingerprint: None, bound: false, transaction: None },
             Body::Done { rows: -1 },
+            Body::Started,
             Body::Prepared,
+            Body::Transaction,
         ];
         for body in bodies {
             let handle = Handle { session: Uuid::now_v7(), id: Uuid::new_v4(), expires_ms: 17, body };

@@ -15,6 +15,7 @@ use skep_common::{Error, Result};
 use skep_coordinator::{Session, TableFilter, TableInfo, TableKind};
 use skep_engine::types::sql_name;
 
+use super::types::key;
 use super::{sql_info, types};
 
 /// The name of the only catalog.
@@ -145,10 +146,6 @@ fn columns(info: &TableInfo) -> Schema {
         field.as_ref().clone().with_metadata(metadata)
     };
     Schema::new(info.columns.fields().iter().map(describe).collect::<Vec<Field>>())
-}
-
-fn key(name: &str) -> String {
-    format!("ARROW:FLIGHT:SQL:{name}")
 }
 
 fn primary_keys() -> SchemaRef {

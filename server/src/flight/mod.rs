@@ -4,8 +4,9 @@
 //! service      the Flight calls, dispatched by command
 //!   sessions     which session a call belongs to: token, cookie or connection
 //!   run          statements: plan, run once, stream
+//!   poll         statements that run while their clients poll
 //!   put          bound parameters, updates with parameters, rows to ingest
-//!   actions      prepared statements, session options, cancelling
+//!   actions      prepared statements, transactions, session options, cancelling
 //!   metadata     catalogs, schemas, tables, keys, types; sql_info, types
 //! handle       what tickets and prepared statements carry
 //! ```
@@ -21,6 +22,7 @@ mod connection;
 mod handle;
 mod metadata;
 mod parameters;
+mod poll;
 mod proto;
 mod put;
 mod run;
@@ -159,6 +161,7 @@ impl Door {
         let incoming = incoming.map(move |accepted| {
             accepted.map(|(io, address)| Connection::new(io, address, std::sync::Weak::clone(&weak)))
         });
+        let _ended = Ended(Arc::clone(&sessions));
         let service = FlightServiceServer::new(Service { sessions, config: Arc::clone(&config) })
             .max_decoding_message_size(config.message_max.as_usize())
             .max_encoding_message_size(ENCODED_MAX);
@@ -196,6 +199,15 @@ const PIPE_BYTES: usize = 1 << 20;
 #[must_use = "dropping it closes the door"]
 pub struct InMemory {
     _server: Task<Result<()>>,
+}
+
+/// Ends all sessions when the door has closed: what they keep leads back to them.
+struct Ended(Arc<Sessions>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.end_all();
+    }
 }
 
 async fn sweep(sessions: Arc<Sessions>) {

@@ -24,7 +24,7 @@ use skep_coordinator::ingest::{Existing, Target};
 use tonic::{Status, Streaming};
 
 use super::metadata::CATALOG;
-use super::sessions::{Lease, Parameters, Prepared, Sessions};
+use super::sessions::{Lease, Parameters, Place, Prepared, Sessions};
 use super::{parameters, run};
 
 /// Answers to a DoPut.
@@ -185,14 +185,14 @@ pub(crate) fn bind(
 /// Runs an update once for each row of parameters.
 struct Update {
     sessions: Arc<Sessions>,
-    lease: Lease,
+    place: Place,
     prepared: Arc<Prepared>,
 }
 
 impl AsyncTake<Option<Done>> for Update {
     async fn take(&self, total: &mut Option<Done>, batch: RecordBatch) -> Result<()> {
         for parameters in parameters::rows(&batch, &self.prepared.parameters)? {
-            let done = run::update(&self.sessions, &self.lease, &self.prepared.sql, parameters).await?;
+            let done = run::update(&self.sessions, &self.place, &self.prepared.sql, parameters).await?;
             *total = Some(run::add(total.take(), done));
         }
         Ok(())
@@ -202,14 +202,14 @@ impl AsyncTake<Option<Done>> for Update {
 /// Runs the update `prepared` once for each row of parameters that the client streams, as they come.
 pub(crate) fn update(
     sessions: Arc<Sessions>,
-    lease: Lease,
+    place: Place,
     prepared: Arc<Prepared>,
     patience: Duration,
     first: FlightData,
     rest: Streaming<FlightData>,
 ) -> Answers {
     let wanted = prepared.parameters.fields().len();
-    let take = Update { sessions, lease, prepared };
+    let take = Update { sessions, place, prepared };
     answer(batches(first, rest), patience, None, take, move |total| match total {
         Some(done) => Ok(updated(run::count(done))),
         None => Err(Error::invalid(format!("the statement has {wanted} parameters, none are bound"))),
@@ -219,15 +219,16 @@ pub(crate) fn update(
 /// Writes the rows that a client streams into a table.
 ///
 /// # Errors
-/// [`Kind::Unsupported`](skep_common::Kind::Unsupported) for temporary tables and transactions; those of writing.
+/// [`Kind::Unsupported`](skep_common::Kind::Unsupported) for temporary tables; those of writing.
 pub(crate) async fn ingest(
-    lease: &Lease,
+    sessions: &Sessions,
+    place: &Place,
     command: CommandStatementIngest,
     first: FlightData,
     rest: Streaming<FlightData>,
 ) -> Result<Done> {
-    if command.temporary || command.transaction_id.is_some() {
-        return Err(Error::unsupported("rows are streamed into permanent tables only, outside transactions"));
+    if command.temporary {
+        return Err(Error::unsupported("rows are streamed into permanent tables only"));
     }
     if let Some(catalog) = command.catalog.as_deref()
         && !catalog.is_empty()
@@ -249,9 +250,10 @@ pub(crate) async fn ingest(
             TableExistsOption::Unspecified => Existing::Fail,
         },
     };
+    sessions.authorise(&place.lease, &target.to_string())?;
     let (schema, rows) = typed(messages(first, rest)).await?;
     let rows = rows.map_err(|e| DataFusionError::External(Box::new(e)));
-    lease.session.ingest(&target, Box::pin(RecordBatchStreamAdapter::new(schema, rows))).await
+    place.session.ingest(&target, Box::pin(RecordBatchStreamAdapter::new(schema, rows))).await
 }
 
 /// The schema that opens the stream, and the batches after it.

@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::config::Config;
 use super::handle::{Body, Handle};
 use super::sessions::{Caller, Lease, Prepared, Sessions, credentials};
-use super::{actions, metadata, put, run};
+use super::{actions, metadata, poll, put, run, types};
 use crate::auth::Credentials;
 
 /// The Flight SQL service of one coordinator.
@@ -51,13 +51,9 @@ impl Service {
 
     async fn info(&self, caller: &Caller, descriptor: FlightDescriptor) -> Result<FlightInfo> {
         let info = match command(&descriptor.cmd)? {
-            Command::CommandStatementQuery(query) => {
-                no_transaction(query.transaction_id.as_ref())?;
-                run::plan(&self.sessions, &caller.lease, &query.query).await?
-            }
-            Command::CommandPreparedStatementQuery(query) => {
-                let (lease, _, prepared) = self.prepared(caller, &query.prepared_statement_handle)?;
-                run::plan_prepared(&self.sessions, &lease, &prepared).await?
+            command @ (Command::CommandStatementQuery(_) | Command::CommandPreparedStatementQuery(_)) => {
+                let planned = self.planned(caller, command).await?;
+                run::ticket(&self.sessions, &planned).await?
             }
             other => {
                 let schema = metadata::schema(&other).ok_or_else(|| unsupported(&other))?;
@@ -70,10 +66,43 @@ impl Service {
         Ok(info.with_descriptor(descriptor))
     }
 
+    async fn planned(&self, caller: &Caller, command: Command) -> Result<run::Planned> {
+        match command {
+            Command::CommandStatementQuery(query) => {
+                let place = self.sessions.place(caller, query.transaction_id.as_ref())?;
+                run::plan(&self.sessions, place, query.query).await
+            }
+            Command::CommandPreparedStatementQuery(query) => {
+                let (lease, _, prepared) = self.prepared(caller, &query.prepared_statement_handle)?;
+                run::plan_prepared(&lease, &prepared)
+            }
+            other => Err(unsupported(&other)),
+        }
+    }
+
+    async fn poll(&self, caller: &Caller, descriptor: FlightDescriptor) -> Result<PollInfo> {
+        match command(&descriptor.cmd)? {
+            Command::TicketStatementQuery(ticket) => {
+                let (lease, handle) = self.sessions.redeem(caller, &ticket.statement_handle)?;
+                poll::again(&self.sessions, &lease, &handle).await
+            }
+            command @ (Command::CommandStatementQuery(_) | Command::CommandPreparedStatementQuery(_)) => {
+                let planned = self.planned(caller, command).await?;
+                poll::start(&self.sessions, planned, descriptor).await
+            }
+            // There is nothing to wait for.
+            _ => {
+                let info = Some(self.info(caller, descriptor).await?);
+                Ok(PollInfo { info, flight_descriptor: None, progress: Some(1.0), expiration_time: None })
+            }
+        }
+    }
+
     async fn schema(&self, caller: &Caller, descriptor: &FlightDescriptor) -> Result<SchemaResult> {
         let schema = match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
-                run::schema(&self.sessions, &caller.lease, &query.query).await?
+                let place = self.sessions.place(caller, query.transaction_id.as_ref())?;
+                run::schema(&self.sessions, place, &query.query).await?
             }
             Command::CommandPreparedStatementQuery(query) => {
                 let (_, _, prepared) = self.prepared(caller, &query.prepared_statement_handle)?;
@@ -81,7 +110,7 @@ impl Service {
             }
             other => metadata::schema(&other).ok_or_else(|| unsupported(&other))?,
         };
-        Ok(SchemaResult { schema: run::schema_bytes(&schema)? })
+        Ok(SchemaResult { schema: run::schema_bytes(&types::told(&schema))? })
     }
 
     async fn rows(&self, caller: &Caller, ticket: &Ticket) -> Result<run::Messages> {
@@ -91,7 +120,8 @@ impl Service {
                 run::redeem(&self.sessions, &self.config, lease, handle).await
             }
             other => {
-                let batch = metadata::rows(&caller.lease.session, other).await?;
+                let place = caller.lease.place_without_id();
+                let batch = metadata::rows(&place.session, other).await?;
                 Ok(run::encode(&self.config, batch.schema(), stream::iter([Ok(batch)])))
             }
         }
@@ -104,17 +134,18 @@ impl Service {
         let (patience, bytes_max) = (self.config.answer_after, self.config.message_max.as_usize());
         match command(&descriptor.cmd)? {
             Command::CommandStatementUpdate(update) => {
-                no_transaction(update.transaction_id.as_ref())?;
-                let done = run::update(&self.sessions, &caller.lease, &update.query, Vec::new()).await?;
+                let place = self.sessions.place(caller, update.transaction_id.as_ref())?;
+                let done = run::update(&self.sessions, &place, &update.query, Vec::new()).await?;
                 Ok(put::once(put::updated(run::count(&done))))
             }
             Command::CommandPreparedStatementUpdate(update) => {
                 let (lease, _, prepared) = self.prepared(caller, &update.prepared_statement_handle)?;
+                let place = lease.place_of(&prepared)?;
                 if prepared.parameters.fields().is_empty() {
-                    let done = run::update(&self.sessions, &lease, &prepared.sql, Vec::new()).await?;
+                    let done = run::update(&self.sessions, &place, &prepared.sql, Vec::new()).await?;
                     return Ok(put::once(put::updated(run::count(&done))));
                 }
-                Ok(put::update(Arc::clone(&self.sessions), lease, prepared, patience, first, input))
+                Ok(put::update(Arc::clone(&self.sessions), place, prepared, patience, first, input))
             }
             Command::CommandPreparedStatementQuery(query) => {
                 let handle = query.prepared_statement_handle;
@@ -122,7 +153,11 @@ impl Service {
                 Ok(put::bind(lease, prepared, handle, (patience, bytes_max), first, input))
             }
             Command::CommandStatementIngest(ingest) => {
-                let done = put::ingest(&caller.lease, ingest, first, input).await?;
+                let place = match &ingest.transaction_id {
+                    Some(id) if !id.is_empty() => self.sessions.place(caller, Some(id))?,
+                    _ => caller.lease.place_without_id(),
+                };
+                let done = put::ingest(&self.sessions, &place, ingest, first, input).await?;
                 Ok(put::once(put::updated(run::count(&done))))
             }
             other => Err(unsupported(&other)),
@@ -140,14 +175,6 @@ fn command(bytes: &[u8]) -> Result<Command> {
 fn unsupported(command: &Command) -> Error {
     let name = command.type_url().rsplit('.').next().unwrap_or_default();
     Error::unsupported(format!("'{name}' is not supported here"))
-}
-
-/// Refuses a call inside a transaction: there are none to be in.
-pub(crate) fn no_transaction(id: Option<&bytes::Bytes>) -> Result<()> {
-    match id {
-        Some(id) if !id.is_empty() => Err(Error::unsupported("transactions are not supported")),
-        _ => Ok(()),
-    }
 }
 
 /// `value`, with the cookie by which the client finds its session again.
@@ -209,16 +236,9 @@ impl FlightService for Service {
         Ok(reply(&caller, info))
     }
 
-    /// Planning is all that GetFlightInfo does for a query, so the first poll is the last.
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Reply<PollInfo> {
         let caller = self.caller(&request).await?;
-        let info = self.info(&caller, request.into_inner()).await?;
-        let poll = PollInfo {
-            info: Some(info),
-            flight_descriptor: None,
-            progress: Some(1.0),
-            expiration_time: None,
-        };
+        let poll = self.poll(&caller, request.into_inner()).await?;
         Ok(reply(&caller, poll))
     }
 

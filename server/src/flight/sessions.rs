@@ -12,8 +12,9 @@
 //! # Invariants
 //! - A session belongs to one user; no token, cookie, connection or handle gives it to another.
 //! - A session with a call or a stream open is not idle.
+//! - What a session keeps for its client, statements, parameters, transactions, ends with it at the latest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -22,12 +23,14 @@ use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use datafusion::scalar::ScalarValue;
 use http::Extensions;
 use parking_lot::Mutex;
 use skep_common::clock::Clock;
 use skep_common::{Error, Result};
-use skep_coordinator::{Coordinator, Session, StatementKind};
+use skep_coordinator::{Beside, Coordinator, Session, StatementKind};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use uuid::Uuid;
@@ -35,6 +38,7 @@ use uuid::Uuid;
 use super::config::Config;
 use super::connection::{ConnectionId, Peer};
 use super::handle::{Body, Handle};
+use super::poll::Started;
 use crate::auth::{Authenticator, Credentials, User};
 
 /// The cookie that the Flight protocol suggests.
@@ -52,6 +56,8 @@ pub(crate) struct Sessions {
     config: Config,
     clock: Arc<dyn Clock>,
     table: Mutex<Table>,
+    /// Statements that run while their clients poll, over all sessions.
+    polled: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -81,6 +87,10 @@ struct State {
     bound: HashMap<Uuid, Bound>,
     results: HashMap<Uuid, Kept>,
     running: HashMap<Uuid, CancellationToken>,
+    /// Those that clients hold by themselves, oldest first.
+    transactions: BTreeMap<Uuid, Beside>,
+    /// Statements that run while their clients poll.
+    started: HashMap<Uuid, Arc<Started>>,
 }
 
 struct Bound {
@@ -101,6 +111,8 @@ pub(crate) struct Prepared {
     /// Of its rows, in plain types.
     pub(crate) schema: SchemaRef,
     pub(crate) parameters: SchemaRef,
+    /// The transaction that it was made in.
+    pub(crate) transaction: Option<Uuid>,
     /// The rows bound last.
     pub(crate) bound: Mutex<Option<Arc<Vec<Parameters>>>>,
 }
@@ -137,6 +149,14 @@ impl Drop for Lease {
     }
 }
 
+/// Where a statement runs: in its session, or in one of the session's transactions.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) lease: Lease,
+    pub(crate) session: Session,
+    pub(crate) transaction: Option<Uuid>,
+}
+
 /// A call's session, and the cookie to answer with.
 pub(crate) struct Caller {
     pub(crate) lease: Lease,
@@ -169,7 +189,8 @@ impl Sessions {
         config: Config,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { coordinator, authenticator, config, clock, table: Mutex::default() }
+        let polled = Arc::new(Semaphore::new(config.polled_max.min(Semaphore::MAX_PERMITS)));
+        Self { coordinator, authenticator, config, clock, table: Mutex::default(), polled }
     }
 
     /// The session of a call; opens one when it has none.
@@ -230,7 +251,7 @@ impl Sessions {
     /// if it is another user's.
     pub(crate) fn redeem(&self, caller: &Caller, handle: &[u8]) -> Result<(Lease, Handle)> {
         let handle = Handle::decode(handle)?;
-        if handle.body != Body::Prepared && handle.expires_ms < self.clock.now().timestamp_millis() {
+        if !handle.body.lasts() && handle.expires_ms < self.clock.now().timestamp_millis() {
             return Err(Error::invalid("the ticket has expired").hint("run the statement again"));
         }
         let entry = self.table.lock().by_id.get(&handle.session).cloned();
@@ -272,17 +293,29 @@ impl Sessions {
         let now = self.clock.instant();
         let entries: Vec<Arc<Entry>> = self.table.lock().by_id.values().cloned().collect();
         for entry in entries {
-            let idle = {
+            let (idle, _late) = {
                 let mut state = entry.state.lock();
                 state.bound.retain(|_, bound| bound.until > now);
                 state.results.retain(|_, kept| kept.until > now);
-                state.leases == 0 && now.saturating_duration_since(state.last_used) > self.config.session_ttl
+                let late = |(id, started): (&Uuid, &Arc<Started>)| (started.until <= now).then_some(*id);
+                let late: Vec<Uuid> = state.started.iter().filter_map(late).collect();
+                // Dropped after the lock, which their end takes.
+                let late: Vec<_> = late.iter().filter_map(|id| state.started.remove(id)).collect();
+                let idle = state.leases == 0
+                    && now.saturating_duration_since(state.last_used) > self.config.session_ttl;
+                (idle, late)
             };
             if idle {
                 tracing::debug!(session = %entry.id, user = entry.user.name(), "idle session ended");
                 self.remove(entry.id);
             }
         }
+    }
+
+    /// Ends all sessions.
+    pub(crate) fn end_all(&self) {
+        let ids: Vec<Uuid> = self.table.lock().by_id.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.remove(id));
     }
 
     /// How often to sweep.
@@ -327,6 +360,63 @@ impl Sessions {
         Ok(id)
     }
 
+    /// Begins a transaction that the session's clients hold by its handle.
+    ///
+    /// # Errors
+    /// [`Kind::Exhausted`](skep_common::Kind::Exhausted) if the session has too many; those of reading the catalog.
+    pub(crate) async fn begin(&self, lease: &Lease) -> Result<Handle> {
+        let open = lease.state.lock().transactions.len();
+        if open >= self.config.transactions_max {
+            return Err(Error::exhausted(format!("the session has {open} transactions open"))
+                .hint("end some, or raise flight.transactions_max"));
+        }
+        let (id, beside) = (Uuid::now_v7(), lease.session.begin().await?);
+        lease.state.lock().transactions.insert(id, beside);
+        Ok(self.handle(lease, id, Body::Transaction))
+    }
+
+    /// Where a statement runs that comes with the transaction `id`, in the form clients have it, or with none.
+    ///
+    /// # Errors
+    /// As [`Sessions::redeem`], and [`Entry::transaction`].
+    pub(crate) fn place(&self, caller: &Caller, id: Option<&Bytes>) -> Result<Place> {
+        let Some(id) = id.filter(|id| !id.is_empty()) else { return Ok(caller.lease.place()) };
+        let (lease, handle) = self.redeem(caller, id)?;
+        if handle.body != Body::Transaction {
+            return Err(Error::invalid("the handle is not one of a transaction"));
+        }
+        lease.place_in(handle.id)
+    }
+
+    /// Keeps a statement that runs while its client polls.
+    pub(crate) fn keep_started(&self, lease: &Lease, id: Uuid, started: Arc<Started>) {
+        lease.state.lock().started.insert(id, started);
+    }
+
+    /// A place among the statements that run while their clients poll, until it is dropped.
+    ///
+    /// # Errors
+    /// [`Kind::Exhausted`](skep_common::Kind::Exhausted) if there are too many.
+    pub(crate) fn poll_slot(&self) -> Result<OwnedSemaphorePermit> {
+        Arc::clone(&self.polled).try_acquire_owned().map_err(|_| {
+            Error::exhausted(format!(
+                "{} statements are polled or wait to be fetched",
+                self.config.polled_max
+            ))
+            .hint("fetch or cancel some, or raise flight.polled_max")
+        })
+    }
+
+    /// When a ticket that is made at this moment ends.
+    pub(crate) fn ticket_end(&self) -> Instant {
+        self.clock.instant() + self.config.ticket_ttl
+    }
+
+    /// The settings of the door.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
     fn by_token(&self, token: &str) -> Option<Arc<Entry>> {
         let table = self.table.lock();
         table.by_token.get(token).and_then(|id| table.by_id.get(id)).cloned()
@@ -360,6 +450,8 @@ impl Sessions {
                 bound: HashMap::new(),
                 results: HashMap::new(),
                 running: HashMap::new(),
+                transactions: BTreeMap::new(),
+                started: HashMap::new(),
             }),
         });
         table.by_token.insert(entry.token.clone(), entry.id);
@@ -380,6 +472,11 @@ impl Sessions {
         });
         drop(table);
         entry.cancel.cancel();
+        // What they hold leads back to the session, and their end takes its lock.
+        let started = std::mem::take(&mut entry.state.lock().started);
+        drop(started);
+        let transactions = std::mem::take(&mut entry.state.lock().transactions);
+        drop(transactions);
     }
 }
 
@@ -414,8 +511,52 @@ impl Entry {
         self.state.lock().results.get(&id).map(|kept| kept.rows.clone())
     }
 
+    /// The statement `id` that runs while its client polls, if there is one.
+    pub(crate) fn started(&self, id: Uuid) -> Option<Arc<Started>> {
+        self.state.lock().started.get(&id).cloned()
+    }
+
+    /// The transaction `id`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) if it has ended.
+    pub(crate) fn transaction(&self, id: Uuid) -> Result<Beside> {
+        let found = self.state.lock().transactions.get(&id).cloned();
+        found.ok_or_else(|| {
+            Error::not_found("the transaction has ended").hint("begin another and run the statement in it")
+        })
+    }
+
+    /// The one transaction that a client holds, unless it holds none or several.
+    fn only_transaction(&self) -> Option<Uuid> {
+        let state = self.state.lock();
+        let mut ids = state.transactions.keys().copied();
+        ids.next().filter(|_| ids.next().is_none())
+    }
+
+    /// The transaction that was begun last and is open.
+    fn latest_transaction(&self) -> Option<Uuid> {
+        self.state.lock().transactions.keys().next_back().copied()
+    }
+
+    /// Ends the transaction `id`. If a statement of it is running it goes on.
+    ///
+    /// # Errors
+    /// As [`Entry::transaction`] and [`Beside::commit`].
+    pub(crate) async fn end(&self, id: Uuid, commit: bool) -> Result<()> {
+        let beside = self.transaction(id)?;
+        let ended = if commit { beside.commit().await } else { beside.rollback().await };
+        if !beside.is_open() {
+            self.state.lock().transactions.remove(&id);
+        }
+        ended
+    }
+
     /// Cancels the execution `id`; false if it is not running.
     pub(crate) fn cancel(&self, id: Uuid) -> bool {
+        if self.started(id).is_some_and(|started| started.is_over()) {
+            return false;
+        }
         let token = self.state.lock().running.get(&id).cloned();
         token.is_some_and(|token| {
             token.cancel();
@@ -425,6 +566,39 @@ impl Entry {
 }
 
 impl Lease {
+    /// The session, outside of the transactions that its clients hold.
+    pub(crate) fn place(&self) -> Place {
+        Place { lease: self.clone(), session: self.session.clone(), transaction: None }
+    }
+
+    /// Where a call goes that drivers send without the id of the transaction it belongs to: into the only one there is.
+    pub(crate) fn place_without_id(&self) -> Place {
+        let only = self.only_transaction();
+        only.and_then(|id| self.place_in(id).ok()).unwrap_or_else(|| self.place())
+    }
+
+    /// The transaction `id` of the session.
+    ///
+    /// # Errors
+    /// As [`Entry::transaction`].
+    pub(crate) fn place_in(&self, id: Uuid) -> Result<Place> {
+        let session = self.transaction(id)?.session().clone();
+        Ok(Place { lease: self.clone(), session, transaction: Some(id) })
+    }
+
+    /// Where `prepared` runs: outside of transactions, or in the one it was made in. Drivers keep statements over the end of
+    /// a transaction, so after that in the one that the session began last.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](skep_common::Kind::NotFound) if it was made in a transaction and none is open.
+    pub(crate) fn place_of(&self, prepared: &Prepared) -> Result<Place> {
+        let Some(made_in) = prepared.transaction else { return Ok(self.place()) };
+        self.place_in(made_in).or_else(|ended| match self.latest_transaction() {
+            Some(latest) => self.place_in(latest),
+            None => Err(ended),
+        })
+    }
+
     /// Lists the execution `id`, so that it can be cancelled until the result is dropped.
     pub(crate) fn run(&self, id: Uuid) -> Running {
         let cancel = self.cancel.child_token();

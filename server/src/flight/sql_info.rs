@@ -74,10 +74,11 @@ fn server(info: &mut SqlInfoDataBuilder) {
     info.append(I::FlightSqlServerReadOnly, false);
     info.append(I::FlightSqlServerSql, true);
     info.append(I::FlightSqlServerSubstrait, false);
-    info.append(I::FlightSqlServerTransaction, 0i32);
+    // Transactions, without savepoints.
+    info.append(I::FlightSqlServerTransaction, 1i32);
     info.append(I::FlightSqlServerCancel, true);
     info.append(I::FlightSqlServerBulkIngestion, true);
-    info.append(I::FlightSqlServerIngestTransactionsSupported, false);
+    info.append(I::FlightSqlServerIngestTransactionsSupported, true);
     info.append(I::FlightSqlServerStatementTimeout, 0i32);
     info.append(I::FlightSqlServerTransactionTimeout, 0i32);
 }
@@ -101,6 +102,8 @@ fn language(info: &mut SqlInfoDataBuilder) {
     ] {
         info.append(code, true);
     }
+    // SqlTransactionsSupported is what JDBC and ODBC drivers show as theirs, whose commit and rollback send nothing: a yes would
+    // have tools offer a rollback that does not happen. That there are transactions, FlightSqlServerTransaction says.
     for code in [
         I::SqlDdlCatalog,
         I::SqlSupportsDifferentTableCorrelationNames,

@@ -1,8 +1,8 @@
-//! What ODBC drivers ask about types, whose names are those of [`skep_engine::types::sql_name`].
+//! What drivers read about types. Their names, which ODBC drivers ask for, are those of [`skep_engine::types::sql_name`].
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use arrow_flight::sql::metadata::{XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder};
 use arrow_flight::sql::{Nullable, Searchable, XdbcDataType, XdbcDatetimeSubcode};
 
@@ -19,6 +19,33 @@ pub(crate) fn precision(ty: &DataType) -> Option<(i32, i32)> {
         DataType::Decimal128(p, s) | DataType::Decimal256(p, s) => (i32::from(*p), i32::from(*s)),
         _ => return None,
     })
+}
+
+/// `schema` as clients are told it, with what drivers read of decimals from the metadata of a column.
+pub(crate) fn told(schema: &SchemaRef) -> SchemaRef {
+    if !schema.fields().iter().any(|field| decimal(field.data_type())) {
+        return Arc::clone(schema);
+    }
+    let describe = |field: &FieldRef| match precision(field.data_type()) {
+        Some((precision, scale)) if decimal(field.data_type()) => {
+            let mut metadata = field.metadata().clone();
+            metadata.insert(key("PRECISION"), precision.to_string());
+            metadata.insert(key("SCALE"), scale.to_string());
+            FieldRef::new(field.as_ref().clone().with_metadata(metadata))
+        }
+        _ => FieldRef::clone(field),
+    };
+    let fields = schema.fields().iter().map(describe).collect::<Vec<_>>();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+fn decimal(ty: &DataType) -> bool {
+    matches!(ty, DataType::Decimal128(..) | DataType::Decimal256(..))
+}
+
+/// The name of a column's metadata, as the protocol has it.
+pub(crate) fn key(name: &str) -> String {
+    format!("ARROW:FLIGHT:SQL:{name}")
 }
 
 struct Row {

@@ -120,15 +120,3 @@ async fn a_table_that_changes_between_plan_and_fetch_is_a_conflict() {
     let stale = client.redeem(&info).await.unwrap_err();
     assert_eq!(stale.kind(), Kind::Conflict, "{stale:?}");
 }
-
-#[tokio::test]
-async fn polling_answers_at_once() {
-    let server = Server::start().await;
-    let mut client = server.connect().await;
-    let command = CommandStatementQuery { query: "SELECT 7 AS n".to_owned(), transaction_id: None };
-    let poll = client.flight.poll_flight_info(descriptor(&command)).await.unwrap().into_inner();
-    assert!(poll.flight_descriptor.is_none());
-    assert_eq!(poll.progress, Some(1.0));
-    let (_, batches) = client.redeem(&poll.info.unwrap()).await.unwrap();
-    assert_eq!(numbers(&batches), [7]);
-}

@@ -12,6 +12,7 @@ mod cuts;
 mod disks;
 mod drill;
 mod flights;
+mod jdbc;
 mod judge;
 mod judge_back;
 mod judge_ddl;

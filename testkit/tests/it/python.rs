@@ -16,6 +16,8 @@ pub(crate) fn checks(test: &str, needs: &str, script: &str) {
         ["up", "--data", data.to_str().unwrap(), "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     let server = Server::start(&arguments).unwrap();
     let mut command = Command::new(python);
+    // Modules beside the script are compiled into its folder otherwise.
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
     command.arg(root().join("testkit/python").join(script)).arg(server.flight()).arg(binary());
     let checked = output(command);
     assert_eq!(checked.code, Some(0), "{}\n{}", checked.stdout, checked.stderr);
