@@ -329,6 +329,11 @@ impl Session {
         self.0.settings.lock().get(name)
     }
 
+    /// The statement that this session began last: what it does, or how it ended. It is forgotten some time after its end.
+    pub fn latest(&self) -> Option<crate::queries::Status> {
+        self.0.shared.queries.latest(self.0.id)
+    }
+
     /// What the last statement of this session that had a plan ran where; complete when its rows were read.
     pub fn last_run(&self) -> Option<Ran> {
         self.0.last.lock().clone()

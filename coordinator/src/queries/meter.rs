@@ -89,6 +89,11 @@ impl Meter {
         worked.most = worked.most.max(work.memory_bytes);
     }
 
+    /// Bytes that workers read for it so far, as they said last.
+    pub(crate) fn worked(&self) -> u64 {
+        self.workers.lock().values().map(|worked| worked.read).sum()
+    }
+
     /// Most memory that its operators held at a time on one node, if they held any.
     pub(crate) fn most(&self) -> Option<u64> {
         let here = self.pool().map_or(0, |pool| pool.most() as u64);
@@ -128,10 +133,7 @@ impl Meter {
         let now = match ran.lane()? {
             Lane::Local => sight.scanned()?,
             Lane::Durable => ran.share()?,
-            Lane::Pipelined => {
-                let read: u64 = self.workers.lock().values().map(|worked| worked.read).sum();
-                sight.share(read as f64)?
-            }
+            Lane::Pipelined => sight.share(self.worked() as f64)?,
         };
         plans.progress = plans.progress.max(now);
         Some(plans.progress)

@@ -20,6 +20,7 @@ mod meter;
 mod sight;
 mod stages;
 mod state;
+mod status;
 mod table;
 mod watch;
 
@@ -36,6 +37,7 @@ use skep_metadb::MetaDb;
 use tokio_util::sync::CancellationToken;
 
 pub use history::TABLE;
+pub use status::{Stage, Status};
 
 pub(crate) use meter::Meter;
 pub(crate) use sight::{Observe, Sight};

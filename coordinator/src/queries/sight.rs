@@ -22,13 +22,22 @@ pub(crate) struct Sight {
 impl Sight {
     /// The share of the scans that was read, by their bytes. `None` if the plan that runs here has none.
     pub(crate) fn scanned(&self) -> Option<f64> {
-        let read: f64 = self.scans.lock().iter().map(Scan::read).sum();
-        self.share(read)
+        self.share(self.read())
+    }
+
+    /// Bytes of its scans that were read.
+    pub(crate) fn read(&self) -> f64 {
+        self.scans.lock().iter().map(Scan::read).sum()
+    }
+
+    /// Bytes that its scans have to read.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.scans.lock().iter().map(Scan::bytes).sum()
     }
 
     /// Which share of the plan's scans `read` bytes are. `None` if it has none.
     pub(crate) fn share(&self, read: f64) -> Option<f64> {
-        let all: u64 = self.scans.lock().iter().map(Scan::bytes).sum();
+        let all = self.bytes();
         (all > 0).then(|| (read / all as f64).clamp(0.0, 1.0))
     }
 }

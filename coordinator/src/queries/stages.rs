@@ -19,17 +19,17 @@ use crate::lanes::locality::Read;
 
 /// One task, or several together.
 #[derive(Debug, Clone, Default)]
-struct Line {
+pub(super) struct Line {
     query: String,
-    plan: u64,
+    pub(super) plan: u64,
     attempt: u64,
-    stage: u64,
+    pub(super) stage: u64,
     task: u64,
-    tasks: u64,
+    pub(super) tasks: u64,
     lane: Option<String>,
     worker: Option<String>,
-    state: &'static str,
-    rows: Option<u64>,
+    pub(super) state: &'static str,
+    pub(super) rows: Option<u64>,
     bytes: Option<u64>,
     read: Option<Read>,
     /// Of the tasks that scan data which lies on workers, those that run where it lies, and all.
@@ -37,11 +37,17 @@ struct Line {
 }
 
 impl Line {
-    /// The share of what it reads that lies on its worker: of bytes, or of tasks where these are not counted.
-    fn locality(&self) -> Option<f64> {
+    /// What it reads that lies on its worker, and all that it reads: bytes, or tasks where these are not counted.
+    pub(super) fn held(&self) -> Option<(f64, f64)> {
         let bytes = self.read.and_then(|read| read.near.map(|near| (near, read.bytes)));
         let (near, of) = bytes.or(self.placed)?;
-        (of > 0).then(|| near as f64 / of as f64)
+        Some((near as f64, of as f64))
+    }
+
+    /// The share of what it reads that lies on its worker.
+    fn locality(&self) -> Option<f64> {
+        let (near, of) = self.held()?;
+        (of > 0.0).then(|| near / of)
     }
 }
 
@@ -207,23 +213,26 @@ fn tasks(query: &Query, plan: &Plan, last: bool) -> Vec<Line> {
 
 /// A line for each stage of every query in memory.
 fn stages(entries: &[Entry]) -> Vec<Line> {
+    entries.iter().flat_map(stages_of).collect()
+}
+
+/// A line for each stage of one query.
+pub(super) fn stages_of(entry: &Entry) -> Vec<Line> {
     let mut lines = Vec::new();
-    for entry in entries {
-        let query = entry.seen();
-        let plans = entry.meter.plans();
-        for (at, plan) in plans.iter().enumerate() {
-            let mut stages = together(&tasks(&query, plan, at + 1 == plans.len()));
-            for figures in plan.ran.measured() {
-                let stage = figures.stage as u64;
-                let Some(line) = stages.iter_mut().find(|line| line.stage == stage) else { continue };
-                if figures.parts > 0 && figures.done == figures.parts {
-                    // What is there once, however often tasks ran.
-                    (line.rows, line.bytes) = (Some(figures.rows), Some(figures.bytes));
-                    line.state = State::Finished.name();
-                }
+    let query = entry.seen();
+    let plans = entry.meter.plans();
+    for (at, plan) in plans.iter().enumerate() {
+        let mut stages = together(&tasks(&query, plan, at + 1 == plans.len()));
+        for figures in plan.ran.measured() {
+            let stage = figures.stage as u64;
+            let Some(line) = stages.iter_mut().find(|line| line.stage == stage) else { continue };
+            if figures.parts > 0 && figures.done == figures.parts {
+                // What is there once, however often tasks ran.
+                (line.rows, line.bytes) = (Some(figures.rows), Some(figures.bytes));
+                line.state = State::Finished.name();
             }
-            lines.extend(stages);
         }
+        lines.extend(stages);
     }
     lines
 }

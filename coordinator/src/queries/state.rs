@@ -316,6 +316,14 @@ impl Registry {
         all
     }
 
+    /// The query that `session` began last.
+    pub(crate) fn latest(&self, session: &str) -> Option<Entry> {
+        let of = |entry: &&Entry| entry.query.session == session;
+        let live = self.live.values().rev().map(|live| &live.entry).find(of);
+        // They stand in the order in which they ended.
+        live.or_else(|| self.ended.iter().filter(of).max_by_key(|entry| entry.query.id)).cloned()
+    }
+
     /// A query that lives.
     pub(crate) fn one(&self, id: QueryId) -> Option<&Entry> {
         self.live.get(&id).map(|live| &live.entry)
@@ -447,6 +455,27 @@ mod tests {
         query.progress = Some(0.5);
         query.state = State::Failed;
         assert_eq!(query.remaining_ms(at(20)), None);
+    }
+
+    #[test]
+    fn the_latest_of_a_session_lives_or_ended_last() {
+        let mut registry = Registry::new(4);
+        let begin = |registry: &mut Registry, session| {
+            let (id, stop) = (QueryId::generate(), CancellationToken::new());
+            registry.begin(Query::new(id, session, "ada", "SELECT 1", at(1)), Arc::default(), stop);
+            id
+        };
+        let (mine, other) = (SessionId::generate(), SessionId::generate());
+        assert!(registry.latest(&mine.to_string()).is_none());
+        let first = begin(&mut registry, mine);
+        let second = begin(&mut registry, mine);
+        begin(&mut registry, other);
+        let latest = |registry: &Registry| registry.latest(&mine.to_string()).map(|entry| entry.query.id);
+        assert_eq!(latest(&registry), Some(second));
+        registry.end(second, &End::Finished(None), at(2));
+        assert_eq!(latest(&registry), Some(first));
+        registry.end(first, &End::Finished(None), at(3));
+        assert_eq!(latest(&registry), Some(second));
     }
 
     #[test]

@@ -33,6 +33,9 @@ const CANCEL_INFO: &str = "CancelFlightInfo";
 const CANCEL_QUERY: &str = "CancelQuery";
 const SET_OPTIONS: &str = "SetSessionOptions";
 const GET_OPTIONS: &str = "GetSessionOptions";
+/// Ours, for the shell: a statement is known by its session before the client has heard its id.
+const STATEMENT_STATUS: &str = "skep.StatementStatus";
+const CANCEL_STATEMENT: &str = "skep.CancelStatement";
 /// Answered without opening a session.
 pub(crate) const CLOSE_SESSION: &str = "CloseSession";
 
@@ -41,7 +44,7 @@ const END: &str = "EndTransaction";
 const BEGIN_SAVEPOINT: &str = "BeginSavepoint";
 const END_SAVEPOINT: &str = "EndSavepoint";
 
-const ACTIONS: [(&str, &str); 9] = [
+const ACTIONS: [(&str, &str); 11] = [
     (CREATE_PREPARED, "ActionCreatePreparedStatementRequest -> ActionCreatePreparedStatementResult"),
     (CLOSE_PREPARED, "ActionClosePreparedStatementRequest -> nothing"),
     (BEGIN, "ActionBeginTransactionRequest -> ActionBeginTransactionResult"),
@@ -51,6 +54,11 @@ const ACTIONS: [(&str, &str); 9] = [
     (SET_OPTIONS, "SetSessionOptionsRequest -> SetSessionOptionsResult; options: catalog, schema, settings"),
     (GET_OPTIONS, "GetSessionOptionsRequest -> GetSessionOptionsResult"),
     (CLOSE_SESSION, "CloseSessionRequest -> CloseSessionResult"),
+    (
+        STATEMENT_STATUS,
+        "nothing -> JSON: what the latest statement of the session does; nothing if there is none",
+    ),
+    (CANCEL_STATEMENT, "nothing -> CancelFlightInfoResult: of all that the session runs"),
 ];
 
 /// The actions there are.
@@ -115,6 +123,18 @@ pub(crate) async fn run(
         BEGIN_SAVEPOINT | END_SAVEPOINT => {
             return Err(Error::unsupported("savepoints are not supported")
                 .hint("a statement that fails leaves its transaction as it was before"));
+        }
+        STATEMENT_STATUS => match caller.lease.session.latest() {
+            None => None,
+            Some(status) => {
+                let json = serde_json::to_vec(&status);
+                Some(json.map_err(|e| Error::internal("the status does not serialise").source(e))?.into())
+            }
+        },
+        CANCEL_STATEMENT => {
+            let any = caller.lease.cancel_all();
+            let status = if any { CancelStatus::Cancelling } else { CancelStatus::NotCancellable };
+            Some(CancelFlightInfoResult { status: status as i32 }.encode_to_vec().into())
         }
         other => return Err(Error::unsupported(format!("action '{other}' is not supported"))),
     };

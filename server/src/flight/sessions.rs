@@ -565,6 +565,15 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Cancels all that runs; whether something did.
+    pub(crate) fn cancel_all(&self) -> bool {
+        let running: Vec<CancellationToken> = self.state.lock().running.values().cloned().collect();
+        running.iter().for_each(CancellationToken::cancel);
+        !running.is_empty()
+    }
+}
+
 impl Lease {
     /// The session, outside of the transactions that its clients hold.
     pub(crate) fn place(&self) -> Place {
