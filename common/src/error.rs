@@ -116,6 +116,31 @@ pub struct Position {
     pub column: u64,
 }
 
+/// A piece of a statement, from a place up to another, which is not part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// Its first character.
+    pub start: Position,
+    /// The place after its last; equal to `start` where only that is known.
+    pub end: Position,
+}
+
+impl From<Position> for Span {
+    fn from(at: Position) -> Self {
+        Self { start: at, end: at }
+    }
+}
+
+/// What else there is to say of an error, mostly of another place of the statement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// Lowercase, without a final period.
+    pub message: String,
+    /// Where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Span>,
+}
+
 /// Why something did not happen. See the module for how it travels.
 #[derive(Clone)]
 pub struct Error(Box<Fields>);
@@ -124,7 +149,8 @@ pub struct Error(Box<Fields>);
 struct Fields {
     kind: Kind,
     message: String,
-    at: Option<Position>,
+    at: Option<Span>,
+    notes: Vec<Note>,
     hint: Option<String>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
@@ -135,7 +161,9 @@ struct Wire {
     kind: Kind,
     message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    at: Option<Position>,
+    at: Option<Span>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<Note>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -173,7 +201,8 @@ macro_rules! constructors {
 impl Error {
     /// An error of `kind`. The message is lowercase, quotes values, and has no final period.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self(Box::new(Fields { kind, message: message.into(), at: None, hint: None, source: None }))
+        let (at, notes, hint, source) = (None, Vec::new(), None, None);
+        Self(Box::new(Fields { kind, message: message.into(), at, notes, hint, source }))
     }
 
     constructors! {
@@ -191,8 +220,15 @@ impl Error {
 
     /// Adds where in the statement it happened.
     #[must_use]
-    pub fn at(mut self, at: Position) -> Self {
-        self.0.at = Some(at);
+    pub fn at(mut self, at: impl Into<Span>) -> Self {
+        self.0.at = Some(at.into());
+        self
+    }
+
+    /// Adds what there is to say of another place of the statement, or of none.
+    #[must_use]
+    pub fn note(mut self, message: impl Into<String>, at: Option<Span>) -> Self {
+        self.0.notes.push(Note { message: message.into(), at });
         self
     }
 
@@ -203,11 +239,12 @@ impl Error {
         self
     }
 
-    /// The same kind, place and hint under a message that says what was being done; `self` becomes the cause.
+    /// The same kind, place, notes and hint under a message that says what was being done; `self` becomes the cause.
     #[must_use]
     pub fn context(self, message: impl Into<String>) -> Self {
-        let (kind, at, hint) = (self.0.kind, self.0.at, self.0.hint.clone());
-        Self(Box::new(Fields { kind, message: message.into(), at, hint, source: Some(Arc::new(self)) }))
+        let (kind, at, notes, hint) = (self.0.kind, self.0.at, self.0.notes.clone(), self.0.hint.clone());
+        let source: Option<Arc<dyn std::error::Error + Send + Sync>> = Some(Arc::new(self));
+        Self(Box::new(Fields { kind, message: message.into(), at, notes, hint, source }))
     }
 
     /// What the caller can do about it.
@@ -220,9 +257,19 @@ impl Error {
         &self.0.message
     }
 
-    /// Where in the statement.
+    /// Where in the statement it begins.
     pub fn position(&self) -> Option<Position> {
+        self.0.at.map(|at| at.start)
+    }
+
+    /// Where in the statement, with its end if that is known.
+    pub fn span(&self) -> Option<Span> {
         self.0.at
+    }
+
+    /// What else there is to say.
+    pub fn notes(&self) -> &[Note] {
+        &self.0.notes
     }
 
     /// What to do about it.
@@ -258,6 +305,7 @@ impl Error {
             kind: self.0.kind,
             message: self.0.message.clone(),
             at: self.0.at,
+            notes: self.0.notes.clone(),
             hint: self.0.hint.clone(),
             causes: self.causes(),
         }
@@ -273,6 +321,7 @@ impl Error {
             kind: wire.kind,
             message: wire.message,
             at: wire.at,
+            notes: wire.notes,
             hint: wire.hint,
             source: cause.map(|cause| Arc::new(*cause) as _),
         }))
@@ -294,9 +343,22 @@ impl Error {
         serde_json::from_str(&text[start..end]).ok().map(Self::from_wire)
     }
 
-    /// As a gRPC status: the report, cut to a length that fits a header, with every field in the details.
+    /// The report with the place and the hint, for those who show a text and no more.
+    fn text(&self) -> String {
+        let mut text = self.report();
+        if let Some(at) = self.position() {
+            text.push_str(&format!(" (line {}, column {})", at.line, at.column));
+        }
+        if let Some(hint) = &self.0.hint {
+            text.push_str("; ");
+            text.push_str(hint);
+        }
+        text
+    }
+
+    /// As a gRPC status: the report with place and hint, cut to a length that fits a header, with every field in the details.
     pub fn to_status(&self) -> tonic::Status {
-        let mut message = self.report();
+        let mut message = self.text();
         if message.len() > MESSAGE_BYTES_MAX {
             let cut = (0..=MESSAGE_BYTES_MAX).rev().find(|&i| message.is_char_boundary(i)).unwrap_or(0);
             message.truncate(cut);
@@ -306,6 +368,7 @@ impl Error {
         let mut details = serde_json::to_vec(&wire).unwrap_or_default();
         if details.len() > DETAIL_BYTES_MAX {
             wire.causes.clear();
+            wire.notes.clear();
             wire.message.clone_from(&message);
             details = serde_json::to_vec(&wire).unwrap_or_default();
         }
@@ -354,7 +417,7 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.0.kind.name(), self.report())?;
-        if let Some(at) = self.0.at {
+        if let Some(at) = self.position() {
             write!(f, " (line {}, column {})", at.line, at.column)?;
         }
         match &self.0.hint {
@@ -389,7 +452,8 @@ mod tests {
     fn sample() -> Error {
         Error::not_found("table 'x' does not exist")
             .hint("did you mean 'y'?")
-            .at(Position { line: 2, column: 7 })
+            .at(Span { start: Position { line: 2, column: 7 }, end: Position { line: 2, column: 8 } })
+            .note("'y' does", Some(Position { line: 1, column: 1 }.into()))
             .source(std::io::Error::other("disk on fire"))
     }
 
@@ -397,7 +461,15 @@ mod tests {
     fn status_round_trip_keeps_every_field() {
         let back = Error::from_status(&sample().to_status());
         assert_eq!(format!("{back:?}"), format!("{:?}", sample()));
+        assert_eq!((back.span(), back.notes()), (sample().span(), sample().notes()));
         assert_eq!(back.causes(), ["disk on fire"]);
+    }
+
+    /// Drivers show the text of a status, and nothing else.
+    #[test]
+    fn the_text_of_a_status_has_the_place_and_the_hint() {
+        let text = "table 'x' does not exist: disk on fire (line 2, column 7); did you mean 'y'?";
+        assert_eq!(sample().to_status().message(), text);
     }
 
     #[test]

@@ -17,6 +17,6 @@ pub mod id;
 pub mod task;
 pub mod unit;
 
-pub use error::{Error, Kind, Position, Result};
+pub use error::{Error, Kind, Note, Position, Result, Span};
 pub use id::{NodeId, QueryId, SessionId};
 pub use unit::ByteSize;

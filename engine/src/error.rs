@@ -9,7 +9,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Column, Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
 use parquet::errors::ParquetError;
-use skep_common::{Error, Kind, Position};
+use skep_common::{Error, Kind, Position, Span};
 
 use crate::names;
 
@@ -35,7 +35,10 @@ pub fn from_ref(error: &DataFusionError) -> Error {
             let error = match inner.as_ref() {
                 // The diagnostic says it shorter.
                 DataFusionError::Plan(message) if Error::decode(message).is_none() => {
-                    text(Kind::Invalid, &diagnostic.message)
+                    match unknown_function(message) {
+                        Some(error) => error,
+                        None => text(Kind::Invalid, &diagnostic.message),
+                    }
                 }
                 inner => from_ref(inner),
             };
@@ -249,15 +252,47 @@ fn column_hint(field: &Column, valid: &[Column]) -> Option<String> {
 }
 
 fn diagnosed(diagnostic: &Diagnostic, error: Error) -> Error {
-    let error = match (error.position(), diagnostic.span) {
-        (None, Some(span)) if span.start.line > 0 => {
-            error.at(Position { line: span.start.line, column: span.start.column })
-        }
+    let error = match (error.position(), diagnostic.span.and_then(span)) {
+        (None, Some(at)) => error.at(at),
         _ => error,
     };
-    match (error.hint_text(), diagnostic.helps.first()) {
+    let error = match (error.hint_text(), diagnostic.helps.first()) {
         (None, Some(help)) => error.hint(tidy(&help.message).0),
         _ => error,
+    };
+    // Those that only guess at names are hints of ours.
+    let told = diagnostic.notes.iter().filter(|note| !note.message.to_lowercase().starts_with("possible "));
+    told.fold(error, |error, note| error.note(tidy(&note.message).0, note.span.and_then(span)))
+}
+
+/// DataFusion's span as ours; its end is not part of it either. `None` for its mark of "nowhere".
+fn span(span: datafusion::common::Span) -> Option<Span> {
+    let place = |at: datafusion::common::Location| Position { line: at.line, column: at.column };
+    (span.start.line > 0).then(|| Span { start: place(span.start), end: place(span.end) })
+}
+
+/// The error of a function that does not exist. DataFusion guesses at a name however far it is.
+fn unknown_function(message: &str) -> Option<Error> {
+    let name = message.strip_prefix("Invalid function '")?.split('\'').next()?;
+    let error = Error::invalid(format!("function '{name}' does not exist"));
+    let guess = message.split_once("Did you mean '").and_then(|(_, rest)| rest.split('\'').next());
+    Some(match guess.and_then(|guess| names::nearest(name, [guess])) {
+        Some(near) => error.hint(format!("did you mean '{near}'?")),
+        None => error,
+    })
+}
+
+/// `error` with the nearest of `known`, if it is that of a table function that does not exist.
+pub(crate) fn unknown_table_function<'a>(error: Error, known: impl Iterator<Item = &'a str>) -> Error {
+    let name =
+        error.message().strip_prefix("table function '").and_then(|rest| rest.strip_suffix("' not found"));
+    let Some(name) = name.map(str::to_owned) else { return error };
+    let mut known: Vec<&str> = known.collect();
+    known.sort_unstable();
+    let ours = Error::invalid(format!("table function '{name}' does not exist"));
+    match names::nearest(&name, known.iter().copied()) {
+        Some(near) => ours.hint(format!("did you mean '{near}'?")),
+        None => ours.hint(format!("table functions are {}", known.join(", "))),
     }
 }
 

@@ -222,7 +222,10 @@ impl Planner {
             None => (query, false),
         };
         let statement = DfStatement::Statement(Box::new(statement));
-        let plan = self.state.statement_to_plan(statement).await.map_err(error::from_datafusion)?;
+        let plan = self.state.statement_to_plan(statement).await.map_err(|failed| {
+            let known = self.state.table_functions().keys().map(String::as_str);
+            error::unknown_table_function(error::from_datafusion(failed), known)
+        })?;
         let plan = match plan {
             LogicalPlan::Statement(PlanStatement::Prepare(prepare)) if prepared => {
                 Arc::unwrap_or_clone(prepare.input)
