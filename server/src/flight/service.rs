@@ -266,12 +266,26 @@ impl FlightService for Service {
             return Ok(Response::new(actions::closed()));
         }
         let caller = self.caller(&request).await?;
+        if let Some(extension) = self.sessions.coordinator().extension_of(&request.get_ref().r#type) {
+            let Action { r#type, body } = request.into_inner();
+            let answers = extension.call(&caller.lease.session, &r#type, body).await?;
+            // The session lives as long as somebody listens.
+            let lease = caller.lease.clone();
+            let answers = answers.map(move |answer| {
+                let _ = &lease;
+                Ok(arrow_flight::Result { body: answer? })
+            });
+            return Ok(reply(&caller, answers.boxed()));
+        }
         let results = actions::run(self, &caller, request.into_inner()).await?;
         Ok(reply(&caller, stream::iter(results.map(|body| Ok(arrow_flight::Result { body }))).boxed()))
     }
 
     async fn list_actions(&self, _request: Request<Empty>) -> Reply<Self::ListActionsStream> {
-        Ok(Response::new(stream::iter(actions::list().map(Ok)).boxed()))
+        let added = self.sessions.coordinator().actions().into_iter().map(|(name, about)| {
+            arrow_flight::ActionType { r#type: name.to_owned(), description: about.to_owned() }
+        });
+        Ok(Response::new(stream::iter(actions::list().chain(added).map(Ok).collect::<Vec<_>>()).boxed()))
     }
 
     async fn do_exchange(&self, _request: Request<Streaming<FlightData>>) -> Reply<Self::DoExchangeStream> {

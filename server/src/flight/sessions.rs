@@ -193,6 +193,11 @@ impl Sessions {
         Self { coordinator, authenticator, config, clock, table: Mutex::default(), polled }
     }
 
+    /// Who runs the statements.
+    pub(crate) fn coordinator(&self) -> &Coordinator {
+        &self.coordinator
+    }
+
     /// The session of a call; opens one when it has none.
     ///
     /// # Errors
