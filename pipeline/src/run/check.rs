@@ -1,0 +1,123 @@
+//! Looks whether a project fits the catalog, without running anything: each model's query is planned over what those before
+//! it will be, in a transaction that is given up.
+
+use skep_common::{Error, Result};
+
+use super::stage::{column_is_there, seed};
+use super::{Runner, placed, rows};
+use crate::event::{Event, State};
+use crate::project::{Kind, Model, Name, Problem};
+use crate::statements;
+
+/// Tells every problem as an event; the last one says whether there were some.
+pub(crate) async fn check(runner: Runner) {
+    let started = runner.clock.instant();
+    let found = runner.check_all().await;
+    let took_ms = super::millis(runner.clock.instant() - started);
+    let (state, message) = match found {
+        Ok(problems) => {
+            let count = problems.len();
+            for problem in problems {
+                runner.tell(Event::Wrong(problem.finding())).await;
+            }
+            let models = runner.project.models.len();
+            match count {
+                0 => (State::Done, format!("{models} models fit together")),
+                1 => (State::Failed, "1 problem".to_owned()),
+                count => (State::Failed, format!("{count} problems")),
+            }
+        }
+        Err(error) => (State::Failed, error.report()),
+    };
+    runner.tell(Event::Over { run: None, state, snapshot: None, took_ms, message }).await;
+}
+
+impl Runner {
+    async fn check_all(&self) -> Result<Vec<Problem>> {
+        self.session.begin_under(uuid::Uuid::now_v7(), "pipeline check").await?;
+        let mut problems = Vec::new();
+        self.make_schemas().await?;
+        // Names of models that could not be made: what reads them is not asked.
+        let mut missing: Vec<Name> = Vec::new();
+        for model in &self.project.models {
+            if model.reads.tables.iter().any(|table| missing.contains(&Name::of(table))) {
+                missing.push(model.name.clone());
+                continue;
+            }
+            if let Err(error) = self.check_model(model).await {
+                missing.push(model.name.clone());
+                problems.push(Problem::new(&model.file, error));
+            }
+        }
+        for test in &self.project.custom {
+            if test.reads.tables.iter().any(|table| missing.contains(&Name::of(table))) {
+                continue;
+            }
+            let span = crate::interval::Span { start: self.begun.naive_utc(), end: self.begun.naive_utc() };
+            let query = self.bound(&test.sql, &test.reads, span);
+            if let Err(error) = self.columns(&query).await {
+                problems.push(Problem::new(&test.file, error));
+            }
+        }
+        rows::run(&self.session, "ROLLBACK").await?;
+        Ok(problems)
+    }
+
+    async fn check_model(&self, model: &Model) -> Result<()> {
+        let name = self.table(&model.name);
+        let query = self.bound(&model.sql, &model.reads, self.any_span(model));
+        if model.kind == Kind::View {
+            self.columns(&query).await?;
+            let sql = format!("CREATE OR REPLACE VIEW {} AS\n{}", statements::table(&name), query.text);
+            self.free(&name, true).await?;
+            return rows::run(&self.session, &sql).await.map(drop).map_err(|e| placed(e, &query, 1));
+        }
+        let columns = match model.kind {
+            Kind::Seed => seed(model)?.0,
+            Kind::Load if model.header.columns.is_some() => {
+                std::sync::Arc::new(arrow::datatypes::Schema::empty())
+            }
+            _ => self.columns(&query).await?,
+        };
+        let header = &model.header;
+        for column in header.time.iter().chain(&header.key).chain(&header.check) {
+            column_is_there(model, &columns, column)?;
+        }
+        let kept = if model.kind == Kind::Snapshot {
+            std::sync::Arc::new(statements::snapshot_columns(&columns))
+        } else {
+            columns
+        };
+        self.free(&name, false).await?;
+        rows::run(&self.session, &statements::create(&name, model, &kept)).await.map_err(unplaced)?;
+        for test in &model.tests {
+            let to = |other: &Name| self.table(other);
+            let sql = statements::count(&name, &test.rule, "now()", to);
+            let described = self.session.describe(&sql).await;
+            described.map_err(|e| unplaced(e).context(format!("test {}", test.name)))?;
+        }
+        Ok(())
+    }
+
+    /// A view where a table comes, or a table where a view does.
+    async fn free(&self, name: &Name, for_view: bool) -> Result<()> {
+        let snapshot = self.session.sees().await?;
+        let (table, view) =
+            (snapshot.table(&name.schema, &name.name), snapshot.view(&name.schema, &name.name));
+        let word = match (table, view) {
+            (Some(_), _) if for_view => "TABLE",
+            (_, Some(_)) if !for_view => "VIEW",
+            _ => return Ok(()),
+        };
+        rows::run(&self.session, &format!("DROP {word} {}", statements::table(name))).await.map(drop)
+    }
+}
+
+/// An error of SQL that is nobody's, without its place.
+fn unplaced(error: Error) -> Error {
+    let bare = Error::new(error.kind(), error.message().to_owned());
+    match error.hint_text() {
+        Some(hint) => bare.hint(hint.to_owned()),
+        None => bare,
+    }
+}

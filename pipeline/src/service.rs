@@ -1,0 +1,112 @@
+//! Pipelines as an extension of a coordinator: actions that check and run projects.
+//!
+//! ```text
+//! skep.pipeline.check   Request -> Event, Event, ...
+//! skep.pipeline.run     Request -> Event, Event, ...      as JSON, each event when it happens
+//! ```
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use skep_common::clock::Clock;
+use skep_common::{Error, Result, task};
+use skep_coordinator::extension::{Answers, Extension, SystemTable};
+use skep_coordinator::{Coordinator, Session};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::event::{Event, Request, State};
+use crate::ledger::Ledger;
+use crate::project::Project;
+use crate::run::{Runner, check};
+use crate::tables;
+
+/// The action that looks whether a project fits the catalog.
+pub const CHECK: &str = "skep.pipeline.check";
+/// The action that runs a project.
+pub const RUN: &str = "skep.pipeline.run";
+/// Events on their way; a run waits for a client that is slower.
+const EVENTS: usize = 64;
+
+/// Runs the projects of one coordinator.
+pub struct Pipelines {
+    coordinator: Coordinator,
+    ledger: Ledger,
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Pipelines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipelines").finish_non_exhaustive()
+    }
+}
+
+impl Pipelines {
+    /// Opens the ledger of `coordinator`'s catalog, and adds pipelines to it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn add_to(coordinator: &Coordinator, clock: Arc<dyn Clock>) -> Result<()> {
+        let ledger = Ledger::open(coordinator.open_session("pipeline").catalog().db().clone()).await?;
+        coordinator.extend(Arc::new(Self { coordinator: coordinator.clone(), ledger, clock }));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Extension for Pipelines {
+    fn actions(&self) -> Vec<(&'static str, &'static str)> {
+        vec![
+            (CHECK, "a project as JSON -> events as JSON: what does not fit the catalog"),
+            (
+                RUN,
+                "a project as JSON -> events as JSON: runs its models and publishes their tables in one commit",
+            ),
+        ]
+    }
+
+    async fn call(&self, session: &Session, action: &str, body: Bytes) -> Result<Answers> {
+        let request: Request = serde_json::from_slice(&body)
+            .map_err(|e| Error::invalid(format!("the body of {action} is no request")).source(e))?;
+        let (events, heard) = mpsc::channel(EVENTS);
+        let project = match Project::read(&request.bundle, &request.vars) {
+            Ok(project) => project,
+            Err(problems) => {
+                let message = match problems.len() {
+                    1 => "1 problem".to_owned(),
+                    count => format!("{count} problems"),
+                };
+                let mut all: Vec<Event> = problems.iter().map(|p| Event::Wrong(p.finding())).collect();
+                let state = State::Failed;
+                all.push(Event::Over { run: None, state, snapshot: None, took_ms: 0, message });
+                return Ok(futures::stream::iter(all.into_iter().map(|event| answer(&event))).boxed());
+            }
+        };
+        // A session of its own: its transaction and settings are nobody else's.
+        let own = self.coordinator.open_session(session.user());
+        let clock = Arc::clone(&self.clock);
+        let runner = Runner::new(own, self.ledger.clone(), project, request, events, clock).await?;
+        let work = match action {
+            CHECK => task::spawn("pipeline check", check(runner)),
+            _ => task::spawn("pipeline run", runner.run()),
+        };
+        // The work ends with its listener: what it staged is written down.
+        let answers = ReceiverStream::new(heard).map(move |event| {
+            let _ = &work;
+            answer(&event)
+        });
+        Ok(answers.boxed())
+    }
+
+    fn tables(&self) -> Vec<SystemTable> {
+        tables::all(&self.ledger)
+    }
+}
+
+fn answer(event: &Event) -> Result<Bytes> {
+    let json =
+        serde_json::to_vec(event).map_err(|e| Error::internal("an event does not serialise").source(e))?;
+    Ok(json.into())
+}
