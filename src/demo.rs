@@ -93,8 +93,8 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
 
 async fn shell(channel: &Channel, scripts: [&str; 2]) -> Exit {
     let inputs = Inputs(scripts.map(|sql| Input::Command(sql.to_owned())).to_vec());
-    let args = Args { inputs, format: Format::Box, keep_going: false, no_header: false };
-    skep_repl::run(args, Target::Channel(channel.clone())).await
+    let args = Args { inputs, format: Some(Format::Box), no_rc: true, ..Args::default() };
+    skep_repl::run(args, Some(Target::Channel(channel.clone()))).await
 }
 
 fn total_tasks(cluster: &Cluster) -> u64 {

@@ -19,17 +19,16 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Runs the shell against `--url`, the server of `--data`, a cluster of its own on `--data`, or the default address.
 pub(crate) async fn run(args: Sql) -> Result<ExitCode> {
     let Some(data) = args.data else {
-        let url = args.url.unwrap_or_else(|| skep_repl::DEFAULT_URL.to_owned());
-        return Ok(code(skep_repl::run(args.shell, Target::Url(url)).await));
+        return Ok(code(skep_repl::run(args.shell, args.url.map(Target::Url)).await));
     };
     let cluster = match open(&data, args.catalog).await? {
         Found::Own(cluster) => cluster,
         Found::Served(endpoint) => {
-            return Ok(code(skep_repl::run(args.shell, Target::Url(endpoint.flight)).await));
+            return Ok(code(skep_repl::run(args.shell, Some(Target::Url(endpoint.flight))).await));
         }
     };
     let (channel, door) = skep_server::flight::in_memory(cluster.coordinator().clone())?;
-    let exit = skep_repl::run(args.shell, Target::Channel(channel)).await;
+    let exit = skep_repl::run(args.shell, Some(Target::Channel(channel))).await;
     drop(door);
     cluster.stop().await;
     Ok(code(exit))

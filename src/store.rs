@@ -113,11 +113,11 @@ impl Access {
     async fn show(&self, sql: String, format: Format) -> Exit {
         let args = skep_repl::Args {
             inputs: Inputs(vec![Input::Command(sql)]),
-            format,
-            keep_going: false,
-            no_header: false,
+            format: Some(format),
+            no_rc: true,
+            ..skep_repl::Args::default()
         };
-        skep_repl::run(args, self.target.clone()).await
+        skep_repl::run(args, Some(self.target.clone())).await
     }
 
     /// Lists blocks, and says by the exit code whether all are healthy.

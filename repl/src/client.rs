@@ -4,24 +4,27 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, BinaryArray, RecordBatch, StringArray};
+use arrow::array::{Array, BinaryArray, RecordBatch, StringArray, UnionArray};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::{
-    Any, CommandGetTables, CommandStatementIngest, CommandStatementQuery, DoPutUpdateResult, ProstMessageExt,
-    TableDefinitionOptions, TableExistsOption, TableNotExistOption,
+    Any, CommandGetSqlInfo, CommandGetTables, CommandStatementIngest, CommandStatementQuery,
+    DoPutUpdateResult, ProstMessageExt, SqlInfo, TableDefinitionOptions, TableExistsOption,
+    TableNotExistOption,
 };
 use arrow_flight::{
-    Action, CancelFlightInfoRequest, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, IpcMessage,
+    Action, CancelFlightInfoResult, CancelStatus, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
+    IpcMessage,
 };
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use prost::Message;
+use serde::Deserialize;
 use skep_common::{Error, Result};
 use tokio::sync::oneshot;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -91,6 +94,34 @@ pub(crate) struct Outcome {
     details: bool,
 }
 
+/// What the server says of the statement that the session began last. What it does not know is absent.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Work {
+    pub(crate) query: String,
+    pub(crate) state: String,
+    pub(crate) lane: Option<String>,
+    pub(crate) progress: Option<f64>,
+    pub(crate) remaining_ms: Option<u64>,
+    pub(crate) rows: Option<u64>,
+    pub(crate) scan_bytes: Option<u64>,
+    pub(crate) local: Option<f64>,
+    pub(crate) workers: u64,
+    pub(crate) stages: Vec<Stage>,
+}
+
+/// A stage of it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Stage {
+    pub(crate) stage: u64,
+    pub(crate) state: String,
+    pub(crate) tasks: u64,
+    /// Parts of its output that are there, and all.
+    pub(crate) done: Option<(u64, u64)>,
+    pub(crate) rows: Option<u64>,
+}
+
 impl Outcome {
     fn read(metadata: &[u8]) -> Option<Self> {
         let json: serde_json::Value = serde_json::from_slice(metadata).ok()?;
@@ -119,8 +150,6 @@ pub(crate) enum Reply {
 pub(crate) struct Rows {
     pub(crate) schema: SchemaRef,
     pub(crate) batches: BoxStream<'static, std::result::Result<RecordBatch, Failure>>,
-    /// Names the query, to cancel it.
-    pub(crate) info: FlightInfo,
 }
 
 /// One table, as the server lists it.
@@ -146,20 +175,26 @@ impl Client {
     /// # Errors
     /// [`Kind::Invalid`](skep_common::Kind::Invalid) for a URL that is not one of a server, and the failure of
     /// connecting or shaking hands.
-    pub(crate) async fn connect(target: &Target) -> std::result::Result<Self, Failure> {
-        let (channel, authorization, name) = match target {
+    pub(crate) async fn connect(
+        target: &Target,
+        user: Option<&str>,
+        password: Option<&str>,
+    ) -> std::result::Result<Self, Failure> {
+        let (channel, login, name) = match target {
             Target::Channel(channel) => (channel.clone(), None, "the server".to_owned()),
             Target::Url(text) => {
-                let (endpoint, authorization) = endpoint(text)?;
+                let (endpoint, login) = endpoint(text)?;
+                let text = crate::connect::without_password(text);
                 let channel = endpoint.connect().await.map_err(|e| Failure {
                     error: Error::unavailable(format!("cannot connect to '{text}'"))
                         .source(e)
                         .hint("start a server with `skep up`, or name one with --url"),
                     lost: true,
                 })?;
-                (channel, authorization, format!("'{text}'"))
+                (channel, login, format!("'{text}'"))
             }
         };
+        let authorization = authorization(user, password, login)?;
         let mut flight = FlightServiceClient::new(channel)
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
@@ -216,15 +251,45 @@ impl Client {
             parts.push(FlightRecordBatchStream::new_from_flight_data(data).map_err(Failure::from));
         }
         let batches = stream::iter(parts).flatten().boxed();
-        Ok(Rows { schema: Arc::new(schema), batches, info })
+        Ok(Rows { schema: Arc::new(schema), batches })
     }
 
-    /// Asks the server to cancel a query whose rows are dropped; whether it was still running.
-    pub(crate) async fn cancel(&mut self, info: FlightInfo) -> bool {
-        let request = CancelFlightInfoRequest::new(info);
-        let request = self.request(Action::new("CancelFlightInfo", request.encode_to_vec()));
-        let call = tokio::time::timeout(GOODBYE_TIMEOUT, self.flight.do_action(request));
-        matches!(call.await, Ok(Ok(_)))
+    /// Asks the server to cancel all that the session runs; whether something did run.
+    pub(crate) async fn cancel_running(&mut self) -> bool {
+        let Some(body) = self.ask("skep.CancelStatement").await else { return false };
+        CancelFlightInfoResult::decode(body)
+            .is_ok_and(|result| result.status != CancelStatus::NotCancellable as i32)
+    }
+
+    /// What the statement that the session began last does, or did.
+    pub(crate) async fn status(&mut self) -> Option<Work> {
+        let body = self.ask("skep.StatementStatus").await?;
+        serde_json::from_slice(&body).ok()
+    }
+
+    /// The only result of an action without a body. It is of use to people only: without an answer they go without.
+    async fn ask(&mut self, action: &str) -> Option<bytes::Bytes> {
+        let request = self.request(Action::new(action, Vec::new()));
+        let call = async {
+            let mut results = self.flight.do_action(request).await.ok()?.into_inner();
+            Some(results.message().await.ok()??.body)
+        };
+        tokio::time::timeout(GOODBYE_TIMEOUT, call).await.ok()?
+    }
+
+    /// The server's name and version.
+    pub(crate) async fn server(&mut self) -> Option<String> {
+        let info = [SqlInfo::FlightSqlServerName, SqlInfo::FlightSqlServerVersion];
+        let command = CommandGetSqlInfo { info: info.map(|info| info as u32).to_vec() };
+        let info = self.info(&command).await.ok()?;
+        let mut batches = self.redeem(info).await.ok()?.batches;
+        let batch = batches.try_next().await.ok()??;
+        let values = batch.column(1).as_any().downcast_ref::<UnionArray>()?;
+        let text = |row| {
+            let value = values.value(row);
+            value.as_any().downcast_ref::<StringArray>().map(|value| value.value(0).to_owned())
+        };
+        Some(format!("{} {}", text(0)?, text(1)?))
     }
 
     /// Closes the session.
@@ -372,10 +437,28 @@ fn read_tables(batch: &RecordBatch, tables: &mut Vec<Table>) -> Result<()> {
     Ok(())
 }
 
-/// The endpoint of a URL, and the credentials in it.
-fn endpoint(text: &str) -> Result<(Endpoint, Option<MetadataValue<Ascii>>)> {
+/// A name, and a password.
+type Account = (String, Option<String>);
+
+/// Who says to be whom. What the URL says gives way.
+fn authorization(
+    user: Option<&str>,
+    password: Option<&str>,
+    login: Option<Account>,
+) -> Result<Option<MetadataValue<Ascii>>> {
+    let (of_url, password_of_url) = login.map_or((None, None), |(user, password)| (Some(user), password));
+    let Some(user) = user.map(str::to_owned).or(of_url) else { return Ok(None) };
+    let password = password.map(str::to_owned).or(password_of_url).unwrap_or_default();
+    let header = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
+    let header = header.parse().map_err(|_| Error::invalid("the name or the password cannot be sent"))?;
+    Ok(Some(header))
+}
+
+/// The endpoint of a URL, and the name and password in it.
+fn endpoint(text: &str) -> Result<(Endpoint, Option<Account>)> {
+    let shown = crate::connect::without_password(text);
     let wrong =
-        || Error::invalid(format!("'{text}' is not the address of a server")).hint("write grpc://HOST:PORT");
+        || Error::invalid(format!("'{shown}' is not the address of a server")).hint("write grpc://HOST:PORT");
     let url = Url::parse(text).map_err(|e| wrong().source(e))?;
     match url.scheme() {
         "grpc" | "grpc+tcp" | "http" => {}
@@ -397,9 +480,7 @@ fn endpoint(text: &str) -> Result<(Endpoint, Option<MetadataValue<Ascii>>)> {
     if url.username().is_empty() {
         return Ok((endpoint, None));
     }
-    let plain = format!("{}:{}", url.username(), url.password().unwrap_or_default());
-    let header = format!("Basic {}", BASE64_STANDARD.encode(plain));
-    Ok((endpoint, Some(header.parse().map_err(|_| wrong())?)))
+    Ok((endpoint, Some((url.username().to_owned(), url.password().map(str::to_owned)))))
 }
 
 /// The part of GetSessionOptionsResult that the shell reads.
@@ -437,8 +518,12 @@ mod tests {
         for bad in ["", "127.0.0.1:8815", "ftp://h:1", "grpc://", "grpc+tls://h:1"] {
             assert!(endpoint(bad).is_err(), "{bad}");
         }
-        let (_, authorization) = endpoint("grpc://ada:pw@h:1").unwrap();
-        assert_eq!(authorization.unwrap().to_str().unwrap(), "Basic YWRhOnB3");
+        let (_, login) = endpoint("grpc://ada:pw@h:1").unwrap();
+        let header = authorization(None, None, login.clone()).unwrap().unwrap();
+        assert_eq!(header.to_str().unwrap(), "Basic YWRhOnB3");
+        let header = authorization(Some("bob"), Some("x"), login).unwrap().unwrap();
+        assert_eq!(header.to_str().unwrap(), "Basic Ym9iOng=");
+        assert!(authorization(None, Some("x"), None).unwrap().is_none());
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! `\copy`: a file of this machine, streamed into a table of the server.
+//! `\copy`: a file of this machine, streamed into a table of the server, and rows of the server into a file.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -8,14 +8,17 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use clap::ValueEnum;
 use flate2::read::MultiGzDecoder;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use skep_common::{Error, Result};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::args::Format;
 use crate::commands::{find_table, table_name, unquote};
-use crate::lex::{Kind, tokens};
+use crate::lex::{Kind, Token, tokens};
+use crate::output::{Output, RowFile};
 use crate::shell::{Ended, Shell};
 
 /// Rows of a batch that is sent.
@@ -42,11 +45,110 @@ enum FileFormat {
     Parquet,
 }
 
-/// Runs `\copy TABLE FROM 'FILE' [(options)]`.
+/// Rows that are to be written to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Export {
+    sql: String,
+    path: PathBuf,
+    format: Format,
+    gzip: Option<bool>,
+    header: bool,
+}
+
+/// Runs `\copy TABLE FROM 'FILE' [(options)]`, `\copy TABLE TO 'FILE'` or `\copy (QUERY) TO 'FILE'`.
 ///
 /// # Errors
 /// A request that does not read, a file that does not, and those of the server.
 pub(crate) async fn run(shell: &mut Shell, text: &str) -> Result<(), Ended> {
+    let text = &shell.variables.expand(text);
+    match export(text)? {
+        Some(wanted) => write(shell, wanted).await,
+        None => read(shell, text).await,
+    }
+}
+
+/// Writes the rows of a query to a file. After an error there is none.
+async fn write(shell: &mut Shell, wanted: Export) -> Result<(), Ended> {
+    let Export { sql, path, format, gzip, header } = wanted;
+    let mut file = RowFile::create(&path, gzip)?;
+    file.format = Some(format);
+    let before = std::mem::replace(&mut shell.out, Output::File(Box::new(file)));
+    let header_before = std::mem::replace(&mut shell.header, header);
+    let ran = shell.statement_as(&sql, format, Some("COPY")).await;
+    shell.header = header_before;
+    let closed = match std::mem::replace(&mut shell.out, before) {
+        Output::File(file) => file.close(),
+        Output::Stdout => Ok(()),
+    };
+    let ran = ran.and_then(|()| closed.map_err(Ended::from));
+    if ran.is_err() {
+        // It holds some of the rows, which nobody could tell from all of them.
+        let _ = std::fs::remove_file(&path);
+    }
+    ran
+}
+
+/// The solid tokens of `text`.
+fn words(text: &str) -> Vec<Token> {
+    tokens(text).filter(|token| !matches!(token.kind, Kind::Space | Kind::Comment)).collect()
+}
+
+/// What is to be written, if `text` has a TO outside of parentheses.
+fn export(text: &str) -> Result<Option<Export>> {
+    let wrong = |what: String| {
+        Error::invalid(format!("\\copy: {what}"))
+            .hint("\\copy TABLE TO 'FILE', or \\copy (QUERY) TO 'FILE' [(FORMAT csv)]")
+    };
+    let words = words(text);
+    let word = |at: usize| words.get(at).map(|token| &text[token.start..token.end]);
+    let mut depth = 0usize;
+    let mut to = None;
+    for at in 0..words.len() {
+        match word(at).unwrap_or_default() {
+            "(" => depth += 1,
+            ")" => depth = depth.saturating_sub(1),
+            "from" | "FROM" | "From" if depth == 0 => return Ok(None),
+            other if depth == 0 && other.eq_ignore_ascii_case("to") => {
+                to = Some(at);
+                break;
+            }
+            _ => {}
+        }
+    }
+    let Some(to) = to else { return Ok(None) };
+    let source = text[..words[to].start].trim();
+    let sql = match source.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')) {
+        Some(query) => query.trim().to_owned(),
+        None if source.is_empty() => return Err(wrong("the table is missing".to_owned())),
+        None => format!("SELECT * FROM {source}"),
+    };
+    let Some(name) = words.get(to + 1).filter(|token| token.kind == Kind::Text) else {
+        return Err(wrong("the file is not a quoted text".to_owned()));
+    };
+    let path = PathBuf::from(unquote(&text[name.start..name.end]));
+    let format = Format::of_file(&path).0.unwrap_or(Format::Csv);
+    let mut wanted = Export { sql, path, format, gzip: None, header: true };
+    let rest: Vec<(Kind, &str)> =
+        words[to + 2..].iter().map(|token| (token.kind, &text[token.start..token.end])).collect();
+    for (name, value) in pairs(&rest).map_err(wrong)? {
+        match (name.as_str(), value.to_lowercase().as_str()) {
+            ("format", value) => {
+                wanted.format = Format::from_str(value, true).map_err(|_| {
+                    wrong(format!("unknown format '{value}', it is one of {}", Format::names().join(", ")))
+                })?;
+            }
+            ("header", "true") => wanted.header = true,
+            ("header", "false") => wanted.header = false,
+            ("compression", "gzip") if !wanted.format.binary() => wanted.gzip = Some(true),
+            ("compression", "none") => wanted.gzip = Some(false),
+            _ => return Err(wrong(format!("unknown option '{name} {value}'"))),
+        }
+    }
+    Ok(Some(wanted))
+}
+
+/// Streams a file into a table.
+async fn read(shell: &mut Shell, text: &str) -> Result<(), Ended> {
     let request = parse(text)?;
     let started = shell.instant();
     let table = find_table(shell, request.schema.as_deref(), &request.table).await?;
@@ -73,7 +175,9 @@ pub(crate) async fn run(shell: &mut Shell, text: &str) -> Result<(), Ended> {
     let ingest = shell.client.ingest(Some(table.schema), table.name, schema, ReceiverStream::new(receive));
     let rows = tokio::select! {
         rows = ingest => rows?,
-        () = shell.interrupts.next() => return Err(Ended::Interrupted),
+        () = shell.interrupts.next() => {
+            return Err(Ended::Interrupted("nothing of the file is in the table".to_owned()));
+        }
     };
     reading.await.map_err(|e| Error::internal("reading the file panicked").source(e))?;
     shell.say(&shell.timed(&format!("COPY {rows}"), started));
@@ -84,12 +188,10 @@ fn parse(text: &str) -> Result<Request> {
     let wrong = |what: &str| {
         Error::invalid(format!("\\copy: {what}")).hint("\\copy TABLE FROM 'FILE' [(FORMAT csv, HEADER true)]")
     };
-    let words: Vec<(Kind, &str)> = tokens(text)
-        .filter(|token| !matches!(token.kind, Kind::Space | Kind::Comment))
-        .map(|token| (token.kind, &text[token.start..token.end]))
-        .collect();
+    let words: Vec<(Kind, &str)> =
+        words(text).into_iter().map(|token| (token.kind, &text[token.start..token.end])).collect();
     let from = words.iter().position(|(kind, word)| *kind == Kind::Word && word.eq_ignore_ascii_case("from"));
-    let from = from.ok_or_else(|| wrong("FROM is missing"))?;
+    let from = from.ok_or_else(|| wrong("neither FROM nor TO is there"))?;
     let target: String = words[..from].iter().map(|(_, word)| *word).collect();
     let (schema, table) = table_name(&target);
     if table.is_empty() {
@@ -119,20 +221,26 @@ fn guess(schema: Option<String>, table: String, path: PathBuf) -> Request {
     Request { schema, table, path, format, gzip, header: true, delimiter }
 }
 
-/// Reads `(NAME value, ...)`.
-fn options(words: &[(Kind, &str)], request: &mut Request) -> std::result::Result<(), String> {
-    let Some(((_, first), rest)) = words.split_first() else { return Ok(()) };
+/// Reads `(NAME value, ...)`; a name alone is true.
+fn pairs(words: &[(Kind, &str)]) -> std::result::Result<Vec<(String, String)>, String> {
+    let Some(((_, first), rest)) = words.split_first() else { return Ok(Vec::new()) };
     let Some(((_, last), inner)) = rest.split_last() else { return Err(format!("unexpected '{first}'")) };
     if *first != "(" || *last != ")" {
         return Err(format!("unexpected '{first}'"));
     }
-    for option in inner.split(|(_, word)| *word == ",") {
+    let pair = |option: &[(Kind, &str)]| {
         let words: Vec<&str> = option.iter().map(|(_, word)| *word).filter(|word| *word != "=").collect();
-        let (name, value) = match words.as_slice() {
-            [name] => (name.to_lowercase(), "true".to_owned()),
-            [name, value] => (name.to_lowercase(), unquote(value)),
-            _ => return Err("an option is a name and a value".to_owned()),
-        };
+        match words.as_slice() {
+            [name] => Ok((name.to_lowercase(), "true".to_owned())),
+            [name, value] => Ok((name.to_lowercase(), unquote(value))),
+            _ => Err("an option is a name and a value".to_owned()),
+        }
+    };
+    inner.split(|(_, word)| *word == ",").map(pair).collect()
+}
+
+fn options(words: &[(Kind, &str)], request: &mut Request) -> std::result::Result<(), String> {
+    for (name, value) in pairs(words)? {
         match (name.as_str(), value.to_lowercase().as_str()) {
             ("format", "csv") => request.format = FileFormat::Csv,
             ("format", "json" | "ndjson" | "jsonl") => request.format = FileFormat::Json,

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustyline::completion::FilenameCompleter;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
 use skep_common::Error;
 
-use crate::complete::{Names, SqlHelper};
+use crate::Target;
+use crate::complete::{Known, Names, SqlHelper};
 use crate::shell::{Shell, Stop};
 
 /// Lines of history that are kept.
@@ -19,7 +21,7 @@ type Sql = Editor<SqlHelper, FileHistory>;
 
 /// Reads and runs until the person leaves.
 pub(crate) async fn interact(shell: &mut Shell) -> Result<(), Stop> {
-    let names: Names = Arc::new(Mutex::new(Vec::new()));
+    let names: Names = Arc::new(Mutex::new(Known::default()));
     let mut editor = match open(Arc::clone(&names), shell.paint.0) {
         Ok(editor) => editor,
         Err(error) => {
@@ -33,30 +35,46 @@ pub(crate) async fn interact(shell: &mut Shell) -> Result<(), Stop> {
         let _ = editor.load_history(path);
     }
     shell.say("Skep. Statements end in ;  \\? lists the commands, \\q leaves.");
-    shell.names_changed = true;
-    loop {
-        if std::mem::take(&mut shell.names_changed)
-            && let Ok(tables) = shell.client.tables(None, None, true).await
-        {
-            *names.lock() = tables;
+    for line in shell.config.shell.start.clone() {
+        match shell.run(&line, None).await {
+            Ok(()) => {}
+            Err(Stop::Quit) => return Ok(()),
+            Err(stop) => return Err(stop),
         }
-        let schema = shell.client.current_schema().await.unwrap_or_else(|| "main".to_owned());
-        let prompt = format!("skep:{schema}> ");
+    }
+    shell.names_changed = true;
+    let mut interrupted = false;
+    loop {
+        refresh(shell, &names).await;
+        if let Some(helper) = editor.helper_mut() {
+            helper.prompt = shell.login.color;
+        }
+        let prompt = prompt(shell).await;
+        let edited = shell.edited.take();
         let read = tokio::task::spawn_blocking(move || {
-            let line = editor.readline(&prompt);
+            let line = match edited {
+                Some(text) => editor.readline_with_initial(&prompt, (&text, "")),
+                None => editor.readline(&prompt),
+            };
             (editor, line)
         });
         let Ok((back, line)) = read.await else { return Err(Stop::Usage) };
         editor = back;
         let line = match line {
             Ok(line) => line,
-            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Interrupted) => {
+                if std::mem::replace(&mut interrupted, true) {
+                    shell.say("\\q or ctrl-d leaves the shell");
+                }
+                continue;
+            }
             Err(ReadlineError::Eof) => return Ok(()),
             Err(error) => {
                 shell.report(&Error::unavailable("the terminal cannot be read").source(error), None);
                 return Err(Stop::Usage);
             }
         };
+        interrupted = false;
         if line.trim().is_empty() {
             continue;
         }
@@ -64,9 +82,41 @@ pub(crate) async fn interact(shell: &mut Shell) -> Result<(), Stop> {
         match shell.run(&line, None).await {
             Ok(()) => {}
             Err(Stop::Quit) => return Ok(()),
+            Err(Stop::Refused) if matches!(shell.login.target, Target::Url(_)) => reconnect(shell).await,
             Err(stop) => return Err(stop),
         }
     }
+}
+
+/// Opens another session where the connection was lost. Where that fails the person may try again.
+async fn reconnect(shell: &mut Shell) {
+    match shell.connect(shell.login.clone()).await {
+        Ok(()) => {
+            shell.say("connected again: this is another session, without the settings of the one before")
+        }
+        Err(failure) => {
+            shell.report(&failure.error, None);
+            shell.say("\\connect tries again, \\q leaves");
+        }
+    }
+}
+
+/// Brings the names for completion up to date.
+async fn refresh(shell: &mut Shell, names: &Names) {
+    if std::mem::take(&mut shell.names_changed)
+        && let Ok(tables) = shell.client.tables(None, None, true).await
+    {
+        names.lock().tables = tables;
+    }
+    let mut names = names.lock();
+    names.variables = shell.variables.names().map(str::to_owned).collect();
+    names.profiles = shell.config.profiles.keys().cloned().collect();
+}
+
+/// The profile, or the program, and the schema.
+async fn prompt(shell: &mut Shell) -> String {
+    let schema = shell.client.current_schema().await.unwrap_or_else(|| "main".to_owned());
+    format!("{}:{schema}> ", shell.login.profile.as_deref().unwrap_or("skep"))
 }
 
 fn open(names: Names, color: bool) -> rustyline::Result<Sql> {
@@ -77,7 +127,7 @@ fn open(names: Names, color: bool) -> rustyline::Result<Sql> {
         .auto_add_history(false)
         .build();
     let mut editor: Sql = Editor::with_config(config)?;
-    editor.set_helper(Some(SqlHelper { names, color }));
+    editor.set_helper(Some(SqlHelper { names, color, prompt: None, files: FilenameCompleter::new() }));
     Ok(editor)
 }
 

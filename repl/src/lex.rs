@@ -123,13 +123,19 @@ pub(crate) enum Piece {
         text: String,
         /// Where it starts in the input, from 1.
         line: usize,
+        /// What stands before it on that line.
+        lead: String,
         /// Whether it ends in `\G` or `\gx`: show the rows vertically.
         vertical: bool,
         /// Whether its end was seen.
         ended: bool,
     },
     /// A command of the shell, `\d lake.flights` or `.tables`, without the first character.
-    Command(String),
+    Command {
+        text: String,
+        /// Where it stands in the input, from 1.
+        line: usize,
+    },
 }
 
 /// Splits `input` into statements and shell commands. Empty statements are left out.
@@ -153,17 +159,26 @@ pub(crate) fn split(input: &str) -> Vec<Piece> {
             }
             Kind::Other if from.is_none() && is_command(input, token.start) => {
                 let end = input[token.start..].find('\n').map_or(input.len(), |n| token.start + n);
-                pieces.push(Piece::Command(
-                    input[token.end..end].trim().trim_end_matches(';').trim().to_owned(),
-                ));
+                pieces.push(command(input, token.start, end));
                 at = end;
             }
             Kind::Other if text == "\\" => {
                 let next = tokens.peek().map(|next| (&input[next.start..next.end], next.end));
-                if let (Some(start), Some((word @ ("g" | "G" | "gx"), end))) = (from, next) {
-                    pieces.push(sql(input, start, token.start, word != "g", true));
-                    from = None;
-                    at = end;
+                match (from, next) {
+                    (Some(start), Some((word @ ("g" | "G" | "gx"), end))) => {
+                        pieces.push(sql(input, start, token.start, word != "g", true));
+                        from = None;
+                        at = end;
+                    }
+                    // It runs, and the command runs it again.
+                    (Some(start), Some(("watch", _))) => {
+                        pieces.push(sql(input, start, token.start, false, true));
+                        from = None;
+                        let end = input[token.start..].find('\n').map_or(input.len(), |n| token.start + n);
+                        pieces.push(command(input, token.start, end));
+                        at = end;
+                    }
+                    _ => {}
                 }
             }
             Kind::Comment if from.is_none() && token.closed => {}
@@ -186,9 +201,20 @@ fn is_command(input: &str, at: usize) -> bool {
     }
 }
 
+fn line_of(input: &str, at: usize) -> usize {
+    input[..at].matches('\n').count() + 1
+}
+
 fn sql(input: &str, start: usize, end: usize, vertical: bool, ended: bool) -> Piece {
-    let line = input[..start].matches('\n').count() + 1;
-    Piece::Sql { text: input[start..end].trim_end().to_owned(), line, vertical, ended }
+    let lead = input[..start].rsplit('\n').next().unwrap_or_default().to_owned();
+    let (text, line) = (input[start..end].trim_end().to_owned(), line_of(input, start));
+    Piece::Sql { text, line, lead, vertical, ended }
+}
+
+/// The command from its first character at `start` to the end of its line.
+fn command(input: &str, start: usize, end: usize) -> Piece {
+    let text = input[start + 1..end].trim().trim_end_matches(';').trim().to_owned();
+    Piece::Command { text, line: line_of(input, start) }
 }
 
 /// Whether more lines are needed before `input` can be run.
@@ -208,7 +234,7 @@ mod tests {
         pieces
             .map(|piece| match piece {
                 Piece::Sql { text, .. } => text,
-                Piece::Command(text) => format!("\\{text}"),
+                Piece::Command { text, .. } => format!("\\{text}"),
             })
             .collect()
     }
@@ -233,7 +259,7 @@ mod tests {
             .iter()
             .map(|piece| match piece {
                 Piece::Sql { line, ended, .. } => (*line, *ended),
-                Piece::Command(_) => unreachable!(),
+                Piece::Command { .. } => unreachable!(),
             })
             .collect();
         assert_eq!(lines, [(2, true), (4, false)]);
@@ -243,12 +269,20 @@ mod tests {
     fn shell_commands_take_their_line() {
         assert_eq!(statements("\\d lake.t\nSELECT 1;\n.tables\n"), ["\\d lake.t", "SELECT 1", "\\tables"]);
         assert_eq!(statements("\\copy t FROM 'a;b.csv';\nSELECT 1"), ["\\copy t FROM 'a;b.csv'", "SELECT 1"]);
+        let sql = |text: &str, lead: &str, vertical| Piece::Sql {
+            text: text.into(),
+            line: 1,
+            lead: lead.into(),
+            vertical,
+            ended: true,
+        };
         assert_eq!(
             split("SELECT 1 \\G SELECT 2 \\g"),
-            [
-                Piece::Sql { text: "SELECT 1".into(), line: 1, vertical: true, ended: true },
-                Piece::Sql { text: "SELECT 2".into(), line: 1, vertical: false, ended: true },
-            ]
+            [sql("SELECT 1", "", true), sql("SELECT 2", "SELECT 1 \\G ", false)]
+        );
+        assert_eq!(
+            split("SELECT 1 \\watch 2"),
+            [sql("SELECT 1", "", false), Piece::Command { text: "watch 2".into(), line: 1 }]
         );
     }
 

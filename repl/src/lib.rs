@@ -1,11 +1,12 @@
 //! The interactive shell and `skep sql`: a Flight SQL client and the rendering of its results.
 //!
 //! ```text
-//! args        -c, -f, --format
-//! lex         where statements end          commands   \d, \copy, ...
+//! args        -c, -f, --format              config     $XDG_CONFIG_HOME/skep/shell.toml
+//! lex         where statements end          commands   \d, \watch, ...       variables   :name
 //! shell       runs input, one session       editor     the terminal: history, completion, colours
-//! client      Flight SQL                    copy       files of this machine into tables
-//! render      rows as text                  report     errors with a caret and a hint
+//! statement   one of them, watched          progress   what it does           output      stdout, pager, file
+//! client      Flight SQL                    connect    which server, as whom  copy        files and tables
+//! render      rows as text                  report     errors, underlined, with a hint
 //! session     statements of a program, with whole answers
 //! ```
 //!
@@ -18,14 +19,20 @@ mod args;
 mod client;
 mod commands;
 mod complete;
+mod config;
+mod connect;
 mod copy;
 mod editor;
 mod interrupt;
 mod lex;
+mod output;
+mod progress;
 mod render;
 mod report;
 mod session;
 mod shell;
+mod statement;
+mod variables;
 
 use std::io::{IsTerminal, Read, Write};
 
@@ -34,10 +41,11 @@ pub use session::{Answer, Session, Statement, statements};
 use skep_common::{Error, Kind};
 use tonic::transport::Channel;
 
-use crate::client::{Client, Failure};
+use crate::client::Failure;
+use crate::connect::Login;
 use crate::interrupt::Interrupts;
-use crate::report::Paint;
-use crate::shell::{Shell, Stop};
+use crate::report::{Origin, Paint};
+use crate::shell::{Shell, Stop, colours};
 
 /// Where `skep sql` connects when it is told nothing.
 pub const DEFAULT_URL: &str = "grpc://127.0.0.1:8815";
@@ -76,29 +84,55 @@ impl Exit {
     }
 }
 
-/// Columns that `text` takes on a terminal.
-fn render_width(text: &str) -> usize {
-    unicode_width::UnicodeWidthStr::width(text)
+/// The candidate most like `name`, if it is near enough to be what was meant: a third of the letters changed.
+fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    let most = (name.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance <= most)
+        .min()
+        .map(|(_, candidate)| candidate)
 }
 
-/// Runs what `args` say against `target`: rows to stdout, everything else to stderr.
+/// Runs what `args` say against `target`, or else the server of their profile, or the default one: rows to stdout,
+/// everything else to stderr.
 ///
 /// With neither `-c` nor `-f` it reads statements from stdin, or opens the shell when stdin is a terminal.
 ///
 /// A thread of the runtime may wait on stdin, which cannot be stopped: end the process with the returned code
 /// rather than dropping the runtime.
-pub async fn run(args: Args, target: Target) -> Exit {
+pub async fn run(args: Args, target: Option<Target>) -> Exit {
     let interactive = args.inputs.0.is_empty() && std::io::stdin().is_terminal();
+    let config = if args.no_rc { Ok(config::Config::default()) } else { config::load(args.rc.as_deref()) };
+    let config = match config {
+        Ok(config) => config,
+        Err(wrong) => return misconfigured(&wrong),
+    };
+    let mut login = match Login::new(&args, &config, target) {
+        Ok(login) => login,
+        Err(error) => {
+            report(&error);
+            return Exit::Usage;
+        }
+    };
     let mut interrupts = Interrupts::listen();
     let connected = tokio::select! {
-        connected = Client::connect(&target) => connected,
+        connected = login.connect() => connected,
         () = interrupts.next() => return Exit::Cancelled,
     };
     let client = match connected {
         Ok(client) => client,
         Err(failure) => return refused(&failure),
     };
-    let mut shell = Shell::new(client, &args, interactive, interrupts);
+    let mut shell = match Shell::new(client, login, config, &args, interactive, interrupts) {
+        Ok(shell) => shell,
+        Err(error) => {
+            report(&error);
+            return Exit::Usage;
+        }
+    };
     let stopped =
         if interactive { editor::interact(&mut shell).await } else { inputs(&mut shell, &args).await };
     let exit = shell.exit(stopped);
@@ -108,8 +142,20 @@ pub async fn run(args: Args, target: Target) -> Exit {
 
 /// Prints `error` on stderr as the shell prints errors, for whoever fails before there is a shell.
 pub fn report(error: &Error) {
-    let paint = Paint(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    let _ = write!(std::io::stderr(), "{}", report::error(error, None, paint));
+    report_at(error, None);
+}
+
+fn report_at(error: &Error, origin: Option<Origin<'_>>) {
+    let paint = Paint(std::io::stderr().is_terminal() && colours());
+    let text = report::error(error, origin, paint, render::screen_columns());
+    let _ = write!(std::io::stderr(), "{text}");
+}
+
+/// The exit of a process whose file of configuration is wrong.
+fn misconfigured(wrong: &config::Wrong) -> Exit {
+    let file = wrong.path.display().to_string();
+    report_at(&wrong.error, Some(Origin { file: Some(&file), line: 1, lead: "", sql: &wrong.text }));
+    Exit::Usage
 }
 
 /// The exit of a process that cannot open a session.

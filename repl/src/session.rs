@@ -34,7 +34,7 @@ pub struct Statement {
 pub fn statements(script: &str) -> Result<Vec<Statement>> {
     let statement = |piece| match piece {
         Piece::Sql { text, line, .. } => Ok(Statement { text, line }),
-        Piece::Command(text) => {
+        Piece::Command { text, .. } => {
             Err(Error::invalid(format!("'\\{text}' is a command of the shell, and no SQL"))
                 .hint("write SQL only, such as COPY INTO for \\copy"))
         }
@@ -60,7 +60,7 @@ impl Session {
     /// # Errors
     /// As [`Session::connect`].
     pub async fn open(target: &Target) -> Result<Self> {
-        let client = Client::connect(target).await;
+        let client = Client::connect(target, None, None).await;
         client.map(Self).map_err(|failure| failure.error)
     }
 

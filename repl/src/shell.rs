@@ -1,27 +1,29 @@
 //! The state of a shell, and how it runs its input.
+//!
+//! # Not here
+//! Running one statement (`statement`), the shell's own commands (`commands`), reading lines (`editor`).
 
-use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Write};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
-use futures::TryStreamExt;
-use indicatif::{ProgressBar, ProgressStyle};
 use skep_common::clock::{Clock, SystemClock};
-use skep_common::{Error, Kind};
+use skep_common::{Error, Kind, Result};
 
-use crate::args::Format;
-use crate::client::{Client, Failure, Outcome, Reply, Rows};
+use crate::args::{Args, Format};
+use crate::client::{Client, Failure};
+use crate::config::{Config, PagerSetting};
+use crate::connect::Login;
 use crate::interrupt::Interrupts;
 use crate::lex::{Piece, split};
-use crate::render::{Style, rows};
+use crate::output::{Output, Pager, RowFile};
+use crate::render::screen_columns;
 use crate::report::{self, Origin, Paint};
+use crate::statement::Last;
+use crate::variables::Variables;
 use crate::{Exit, commands};
 
-/// Silence after which held rows are shown before the columns are fully measured.
-const IDLE: Duration = Duration::from_millis(500);
-/// Time after which a running statement shows that it runs.
-const SPINNER_AFTER: Duration = Duration::from_millis(400);
+/// Rows that a terminal shows of one result unless `\rows` says otherwise.
+const ROWS_SHOWN: usize = 1000;
 
 /// Why running input stopped before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,11 +50,19 @@ pub(crate) struct Tally {
 /// One shell: its connection, its settings, its output.
 pub(crate) struct Shell {
     pub(crate) client: Client,
+    pub(crate) login: Login,
+    pub(crate) config: Config,
+    pub(crate) variables: Variables,
     pub(crate) format: Format,
     pub(crate) header: bool,
     /// `\x`: rows on end.
     pub(crate) expanded: bool,
     pub(crate) timing: bool,
+    /// Rows that a terminal shows of one result; absent: all.
+    pub(crate) rows_max: Option<usize>,
+    /// Columns of the terminal, if not as it says.
+    pub(crate) width: Option<usize>,
+    pub(crate) pager: Pager,
     pub(crate) keep_going: bool,
     /// Whether a person types the statements.
     pub(crate) interactive: bool,
@@ -61,47 +71,97 @@ pub(crate) struct Shell {
     pub(crate) tally: Tally,
     /// Set by statements that change names, for the completion.
     pub(crate) names_changed: bool,
-    out: Output,
+    /// The statement that ran last, and its rows.
+    pub(crate) last: Last,
+    /// What `\edit` left for the next line.
+    pub(crate) edited: Option<String>,
+    pub(crate) out: Output,
     clock: SystemClock,
 }
 
-enum Output {
-    Stdout,
-    File(BufWriter<File>),
-}
-
 impl Shell {
-    pub(crate) fn new(client: Client, args: &crate::Args, interactive: bool, interrupts: Interrupts) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        login: Login,
+        config: Config,
+        args: &Args,
+        interactive: bool,
+        interrupts: Interrupts,
+    ) -> Result<Self> {
         let stderr_terminal = io::stderr().is_terminal();
-        Self {
+        let mut shell = Self {
             client,
-            format: args.format,
+            login,
+            variables: Variables::default(),
+            format: args.format.unwrap_or(Format::Table),
             header: !args.no_header,
             expanded: false,
             timing: stderr_terminal,
+            rows_max: None,
+            width: None,
+            pager: Pager::Off,
             keep_going: args.keep_going,
             interactive,
-            paint: Paint(stderr_terminal && no_color_unset()),
+            paint: Paint(stderr_terminal && colours()),
             interrupts,
             tally: Tally::default(),
             names_changed: false,
+            last: Last::default(),
+            edited: None,
             out: Output::Stdout,
             clock: SystemClock,
+            config,
+        };
+        for (name, value) in
+            shell.config.variables.clone().iter().chain(args.variables.iter().map(|(n, v)| (n, v)))
+        {
+            shell.variables.set(name, value)?;
         }
+        if interactive {
+            shell.settle_in(args.format);
+        }
+        if let Some(path) = &args.output {
+            let mut file = RowFile::create(path, None)?;
+            // What was asked for in so many words.
+            file.format = args.format.or(file.format);
+            shell.out = Output::File(Box::new(file));
+        }
+        Ok(shell)
+    }
+
+    /// What the configuration says of shells that people type into.
+    fn settle_in(&mut self, format: Option<Format>) {
+        let settings = self.config.shell.clone();
+        self.format = format.or(settings.format.map(|name| name.0)).unwrap_or(Format::Table);
+        self.expanded = settings.expanded;
+        self.timing = settings.timing.unwrap_or(self.timing);
+        self.rows_max = match settings.rows {
+            None => Some(ROWS_SHOWN),
+            Some(rows) => Some(rows).filter(|rows| *rows > 0),
+        };
+        self.width = settings.width;
+        self.pager = match settings.pager {
+            _ if dumb() => Pager::Off,
+            Some(PagerSetting::Switch(false)) => Pager::Off,
+            Some(PagerSetting::Command(command)) => Pager::Command(command),
+            Some(PagerSetting::Switch(true)) | None => Pager::of_environment(),
+        };
     }
 
     /// Runs statements and shell commands in order. Stops at the first that fails, unless told to keep going.
     pub(crate) async fn run(&mut self, input: &str, file: Option<&str>) -> Result<(), Stop> {
         for piece in split(input) {
             match piece {
-                Piece::Command(command) => {
-                    let ran = Box::pin(commands::run(self, &command)).await;
-                    self.settle(ran, None)?;
+                Piece::Command { text, line } => {
+                    let ran = Box::pin(commands::run(self, &text)).await;
+                    let origin = file.map(|file| Origin { file: Some(file), line, lead: "", sql: "" });
+                    self.settle(ran, origin)?;
                 }
-                Piece::Sql { text, line, vertical, .. } => {
+                Piece::Sql { text, line, lead, vertical, .. } => {
+                    let sql = self.variables.expand(&text);
                     let format = if vertical { Format::Vertical } else { self.effective_format() };
-                    let ran = self.statement(&text, format).await;
-                    self.settle(ran, Some(Origin { file, line, sql: &text }))?;
+                    let ran = self.statement(&sql, format).await;
+                    self.settle(ran, Some(Origin { file, line, lead: &lead, sql: &sql }))?;
                 }
             }
         }
@@ -117,9 +177,9 @@ impl Shell {
             }
             Err(Ended::Quit) => Err(Stop::Quit),
             Err(Ended::Stop(stop)) => Err(stop),
-            Err(Ended::Interrupted) => {
+            Err(Ended::Interrupted(word)) => {
                 self.tally.failed += 1;
-                self.say(&format!("{} cancelled", self.paint.red("error:")));
+                self.say(&format!("{} {word}", self.paint.red("cancelled:")));
                 if self.interactive { Ok(()) } else { Err(Stop::Cancelled) }
             }
             Err(Ended::Failed(failure)) => {
@@ -136,40 +196,12 @@ impl Shell {
         }
     }
 
+    /// How the rows of the next result are written where nothing else is said.
     pub(crate) fn effective_format(&self) -> Format {
-        match self.format {
+        match self.out.format(self.format) {
             Format::Table | Format::Box if self.expanded => Format::Vertical,
             format => format,
         }
-    }
-
-    /// Runs one statement and shows what it gives.
-    pub(crate) async fn statement(&mut self, sql: &str, format: Format) -> Result<(), Ended> {
-        let started = self.clock.instant();
-        self.interrupts.forget();
-        let spinner = self.spinner();
-        let reply = tokio::select! {
-            reply = self.client.execute(sql) => reply,
-            () = self.interrupts.next() => return Err(Ended::Interrupted),
-        };
-        match reply? {
-            Reply::Done(outcome, details) => {
-                match details {
-                    Some(details) => drop(self.show(details, format, spinner).await?),
-                    None => drop(spinner),
-                }
-                self.names_changed |= changes_names(&outcome);
-                self.say(&self.timed(&outcome.to_string(), started));
-            }
-            Reply::Rows(found) => {
-                let count = self.show(found, format, spinner).await?;
-                if io::stderr().is_terminal() {
-                    let rows = if count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
-                    self.say(&self.timed(&rows, started));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// `text`, and how long it took when that is shown.
@@ -182,85 +214,17 @@ impl Shell {
         self.clock.instant()
     }
 
-    /// Writes rows as they arrive; how many.
-    async fn show(&mut self, found: Rows, format: Format, spinner: Option<Spinner>) -> Result<u64, Ended> {
-        let Rows { schema, mut batches, info } = found;
-        let style = Style { format, header: self.header, columns: self.columns() };
-        let mut writer = rows(&schema, style);
-        let mut spinner = spinner;
-        let mut count = 0u64;
-        loop {
-            let next = tokio::select! {
-                next = tokio::time::timeout(IDLE, batches.try_next()) => next,
-                () = self.interrupts.next() => {
-                    drop(batches);
-                    self.client.cancel(info).await;
-                    return Err(Ended::Interrupted);
-                }
-            };
-            let out = &mut self.out;
-            match next {
-                Err(_) => out.with(|out| writer.idle(out))?,
-                Ok(Ok(None)) => break,
-                Ok(Ok(Some(batch))) => {
-                    drop(spinner.take());
-                    count += batch.num_rows() as u64;
-                    out.with(|out| writer.batch(&batch, out))?;
-                }
-                Ok(Err(failure)) => {
-                    // What came before the error is shown, so that the error has its context.
-                    drop(spinner.take());
-                    if count > 0 {
-                        out.with(|out| writer.idle(out))?;
-                    }
-                    return Err(failure.into());
-                }
-            }
-        }
-        drop(spinner);
-        let mut remarks = crate::render::Remarks::default();
-        self.out.with(|out| {
-            remarks = writer.end(out)?;
-            Ok(())
-        })?;
-        if remarks.cut {
-            self.say("some values are cut to fit the terminal; \\x or --format vertical shows them whole");
-        }
-        Ok(count)
-    }
-
-    /// Shows a batch that the shell made itself.
-    pub(crate) fn show_batch(&mut self, batch: &arrow::array::RecordBatch) -> Result<(), Ended> {
-        let format = match self.effective_format() {
-            Format::Vertical => Format::Table,
-            format => format,
-        };
-        let style = Style { format, header: self.header, columns: self.columns() };
-        let mut writer = rows(&batch.schema(), style);
-        self.out.with(|out| {
-            writer.batch(batch, out)?;
-            writer.end(out).map(drop)
-        })
-    }
-
-    /// Columns of the terminal that rows go to.
-    fn columns(&self) -> Option<usize> {
-        if !matches!(self.out, Output::Stdout) || !io::stdout().is_terminal() {
-            return None;
-        }
-        terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
-    }
-
     /// Sends rows to a file from here on, or back to stdout.
-    pub(crate) fn redirect(&mut self, path: Option<PathBuf>) -> Result<(), Ended> {
-        self.out = match path {
-            None => Output::Stdout,
-            Some(path) => {
-                let file = File::create(&path)
-                    .map_err(|e| Error::invalid(format!("cannot write to '{}'", path.display())).source(e))?;
-                Output::File(BufWriter::new(file))
-            }
-        };
+    pub(crate) fn redirect(&mut self, path: Option<&Path>) -> Result<(), Ended> {
+        if let Output::File(file) = std::mem::take(&mut self.out) {
+            file.close()?;
+        }
+        if let Some(path) = path {
+            let file = RowFile::create(path, None)?;
+            let format = file.format.unwrap_or(self.format).name();
+            self.say(&format!("rows go to '{}' as {format}", path.display()));
+            self.out = Output::File(Box::new(file));
+        }
         Ok(())
     }
 
@@ -271,20 +235,36 @@ impl Shell {
     }
 
     pub(crate) fn report(&self, error: &Error, origin: Option<Origin<'_>>) {
-        let _ = write!(io::stderr(), "{}", report::error(error, origin, self.paint));
+        let _ = write!(io::stderr(), "{}", report::error(error, origin, self.paint, screen_columns()));
     }
 
-    fn spinner(&self) -> Option<Spinner> {
-        (self.interactive && io::stderr().is_terminal()).then(Spinner::start)
+    /// Opens a session with `login` in the place of the one there is.
+    ///
+    /// # Errors
+    /// Those of connecting; then the session that was there stays.
+    pub(crate) async fn connect(&mut self, mut login: Login) -> Result<(), Failure> {
+        let client = login.connect().await?;
+        std::mem::replace(&mut self.client, client).close().await;
+        self.login = login;
+        self.names_changed = true;
+        Ok(())
     }
 
     /// What the process says at its end.
-    pub(crate) fn exit(&self, stopped: Result<(), Stop>) -> Exit {
+    pub(crate) fn exit(&mut self, stopped: Result<(), Stop>) -> Exit {
+        let unwritten = match std::mem::take(&mut self.out) {
+            Output::File(file) => file.close().err(),
+            Output::Stdout => None,
+        };
+        if let Some(error) = &unwritten {
+            self.report(error, None);
+        }
         match stopped {
             Err(Stop::Refused) => Exit::Refused,
             Err(Stop::Cancelled) => Exit::Cancelled,
             Err(Stop::Usage) => Exit::Usage,
             Err(Stop::Failed) => Exit::Failed,
+            _ if unwritten.is_some() => Exit::Failed,
             _ if self.interactive || self.tally.failed == 0 => Exit::Done,
             _ if self.tally.done == 0 => Exit::Failed,
             _ => Exit::Partly,
@@ -296,7 +276,8 @@ impl Shell {
 #[derive(Debug)]
 pub(crate) enum Ended {
     Failed(Failure),
-    Interrupted,
+    /// The person cancelled it; what became of it.
+    Interrupted(String),
     Quit,
     Stop(Stop),
 }
@@ -313,56 +294,12 @@ impl From<Error> for Ended {
     }
 }
 
-impl Output {
-    /// Writes, and flushes what was written.
-    fn with(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Ended> {
-        let written = match self {
-            Output::Stdout => {
-                let mut out = BufWriter::new(io::stdout().lock());
-                write(&mut out).and_then(|()| out.flush())
-            }
-            Output::File(file) => write(file).and_then(|()| file.flush()),
-        };
-        written.map_err(|e| match e.kind() {
-            io::ErrorKind::BrokenPipe => Ended::Quit,
-            _ => Error::invalid("cannot write the rows").source(e).into(),
-        })
-    }
+/// Whether the person wants colours and the terminal has some.
+pub(crate) fn colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && !dumb()
 }
 
-/// Whether the statement may have changed what completion offers.
-fn changes_names(outcome: &Outcome) -> bool {
-    ["CREATE", "DROP", "ALTER"].iter().any(|verb| outcome.tag.starts_with(verb))
-}
-
-fn no_color_unset() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
-}
-
-/// Shows that a statement runs, once it has run for a while.
-struct Spinner {
-    bar: ProgressBar,
-    _start: skep_common::task::Task<()>,
-}
-
-impl Spinner {
-    fn start() -> Self {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} (ctrl-c cancels)") {
-            bar.set_style(style);
-        }
-        let ticking = bar.clone();
-        let start = skep_common::task::spawn("spinner", async move {
-            tokio::time::sleep(SPINNER_AFTER).await;
-            ticking.enable_steady_tick(Duration::from_millis(100));
-        });
-        Self { bar, _start: start }
-    }
-}
-
-impl Drop for Spinner {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
+/// Whether the terminal can do nothing but print.
+pub(crate) fn dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }

@@ -4,13 +4,17 @@
 //! table, box   columns; widths come from the first rows (`grid`)
 //! vertical     a line per value (`grid`)
 //! csv, tsv, json, ndjson, markdown   row by row (`lines`)
+//! parquet, arrow   files for other programs (`binary`)
 //! ```
 
+mod binary;
 mod cells;
 mod grid;
 mod lines;
 
 use std::io::{self, Write};
+
+pub(crate) use cells::fit;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -57,8 +61,11 @@ pub(crate) trait Rows {
 }
 
 /// The writer of rows of `schema` in `style`.
-pub(crate) fn rows(schema: &SchemaRef, style: Style) -> Box<dyn Rows + Send> {
-    match style.format {
+///
+/// # Errors
+/// A schema that the format cannot say.
+pub(crate) fn rows(schema: &SchemaRef, style: Style) -> io::Result<Box<dyn Rows + Send>> {
+    Ok(match style.format {
         Format::Table => Box::new(grid::Grid::new(schema, grid::Lines::ASCII, style.columns)),
         Format::Box => Box::new(grid::Grid::new(schema, grid::Lines::BOX, style.columns)),
         Format::Vertical => Box::new(grid::Vertical::new(schema)),
@@ -67,7 +74,16 @@ pub(crate) fn rows(schema: &SchemaRef, style: Style) -> Box<dyn Rows + Send> {
         Format::Json => Box::new(lines::Json::<lines::Array>::new(schema)),
         Format::Ndjson => Box::new(lines::Json::<LineDelimited>::new(schema)),
         Format::Markdown => Box::new(lines::Markdown::new(schema)),
-    }
+        Format::Parquet => Box::new(binary::Parquet::new(schema)?),
+        Format::Arrow => Box::new(binary::Arrow::new(schema)?),
+    })
+}
+
+/// Columns of the terminal that stderr or stdout is.
+pub(crate) fn screen_columns() -> Option<usize> {
+    let of_stdout = terminal_size::terminal_size_of(io::stdout());
+    let size = of_stdout.or_else(|| terminal_size::terminal_size_of(io::stderr()));
+    size.map(|(width, _)| usize::from(width.0))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ fn sample() -> RecordBatch {
 
 fn write(batches: &[RecordBatch], format: Format, columns: Option<usize>) -> (String, Remarks) {
     let mut out = Vec::new();
-    let mut rows = rows(&batches[0].schema(), Style { format, header: true, columns });
+    let mut rows = rows(&batches[0].schema(), Style { format, header: true, columns }).unwrap();
     for batch in batches {
         rows.batch(batch, &mut out).unwrap();
     }
@@ -128,4 +128,29 @@ fn wide_characters_keep_columns_straight() {
     assert_eq!(found[3], "| \u{4e00}\u{4e8c} |");
     assert_eq!(found[4], "| ab   |");
     assert_eq!(found[5], "| e\u{301}    |");
+}
+
+#[test]
+fn files_for_other_programs_read_back() {
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    let batches = [sample(), sample().slice(1, 2)];
+    let bytes = |format| {
+        let mut out = Vec::new();
+        let mut rows = rows(&sample().schema(), Style { format, header: true, columns: None }).unwrap();
+        for batch in &batches {
+            rows.batch(batch, &mut out).unwrap();
+        }
+        rows.end(&mut out).unwrap();
+        out
+    };
+    let all = arrow::compute::concat_batches(&sample().schema(), &batches).unwrap();
+    let parquet =
+        ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes(Format::Parquet))).unwrap();
+    let found: Vec<RecordBatch> = parquet.build().unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(arrow::compute::concat_batches(&sample().schema(), &found).unwrap(), all);
+    let arrow =
+        arrow::ipc::reader::FileReader::try_new(std::io::Cursor::new(bytes(Format::Arrow)), None).unwrap();
+    let found: Vec<RecordBatch> = arrow.collect::<Result<_, _>>().unwrap();
+    assert_eq!(arrow::compute::concat_batches(&sample().schema(), &found).unwrap(), all);
 }
