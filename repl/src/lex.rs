@@ -33,13 +33,17 @@ pub(crate) struct Token {
 pub(crate) fn tokens(text: &str) -> impl Iterator<Item = Token> {
     let mut start = 0;
     std::iter::from_fn(move || {
-        let rest = &text[start..];
-        let first = rest.chars().next()?;
-        let (kind, length, closed) = token(rest, first);
-        let token = Token { kind, start, end: start + length, closed };
-        start += length;
+        let token = token_at(text, start)?;
+        start = token.end;
         Some(token)
     })
+}
+
+/// The token of `text` that starts at `start`.
+fn token_at(text: &str, start: usize) -> Option<Token> {
+    let rest = &text[start..];
+    let (kind, length, closed) = token(rest, rest.chars().next()?);
+    Some(Token { kind, start, end: start + length, closed })
 }
 
 fn token(rest: &str, first: char) -> (Kind, usize, bool) {
@@ -140,55 +144,58 @@ pub(crate) enum Piece {
 
 /// Splits `input` into statements and shell commands. Empty statements are left out.
 pub(crate) fn split(input: &str) -> Vec<Piece> {
-    let mut pieces = Vec::new();
+    scan(input).0
+}
+
+/// The pieces of `input`, and whether it ends inside a text, a name or a comment.
+fn scan(input: &str) -> (Vec<Piece>, bool) {
+    let (mut pieces, mut open) = (Vec::new(), false);
     // Start of the statement being read, once it has a token that matters.
     let mut from: Option<usize> = None;
     let mut at = 0;
-    let mut tokens = tokens(input).peekable();
-    while let Some(token) = tokens.next() {
-        if token.start < at {
-            continue;
-        }
-        let text = &input[token.start..token.end];
-        match token.kind {
+    // Not all tokens at once: a quote in a command means nothing behind its line.
+    while let Some(found) = token_at(input, at) {
+        at = found.end;
+        open |= !found.closed;
+        match found.kind {
             Kind::Space => {}
             Kind::Semicolon => {
                 if let Some(start) = from.take() {
-                    pieces.push(sql(input, start, token.start, false, true));
+                    pieces.push(sql(input, start, found.start, false, true));
                 }
             }
-            Kind::Other if from.is_none() && is_command(input, token.start) => {
-                let end = input[token.start..].find('\n').map_or(input.len(), |n| token.start + n);
-                pieces.push(command(input, token.start, end));
-                at = end;
+            Kind::Other if from.is_none() && is_command(input, found.start) => {
+                at = line_end(input, found.start);
+                pieces.push(command(input, found.start, at));
             }
-            Kind::Other if text == "\\" => {
-                let next = tokens.peek().map(|next| (&input[next.start..next.end], next.end));
-                match (from, next) {
+            Kind::Other if input[found.start..].starts_with('\\') => {
+                let word = token_at(input, found.end);
+                match (from, word.map(|word| (&input[word.start..word.end], word.end))) {
                     (Some(start), Some((word @ ("g" | "G" | "gx"), end))) => {
-                        pieces.push(sql(input, start, token.start, word != "g", true));
-                        from = None;
-                        at = end;
+                        pieces.push(sql(input, start, found.start, word != "g", true));
+                        (from, at) = (None, end);
                     }
                     // It runs, and the command runs it again.
                     (Some(start), Some(("watch", _))) => {
-                        pieces.push(sql(input, start, token.start, false, true));
-                        from = None;
-                        let end = input[token.start..].find('\n').map_or(input.len(), |n| token.start + n);
-                        pieces.push(command(input, token.start, end));
-                        at = end;
+                        pieces.push(sql(input, start, found.start, false, true));
+                        (from, at) = (None, line_end(input, found.start));
+                        pieces.push(command(input, found.start, at));
                     }
                     _ => {}
                 }
             }
-            Kind::Comment if from.is_none() && token.closed => {}
-            _ => from = from.or(Some(token.start)),
+            Kind::Comment if from.is_none() && found.closed => {}
+            _ => from = from.or(Some(found.start)),
         }
     }
     if let Some(start) = from {
         pieces.push(sql(input, start, input.len(), false, false));
     }
-    pieces
+    (pieces, open)
+}
+
+fn line_end(input: &str, at: usize) -> usize {
+    input[at..].find('\n').map_or(input.len(), |end| at + end)
 }
 
 /// Whether a shell command starts here: a backslash, or a dot before a letter.
@@ -219,10 +226,8 @@ fn command(input: &str, start: usize, end: usize) -> Piece {
 
 /// Whether more lines are needed before `input` can be run.
 pub(crate) fn incomplete(input: &str) -> bool {
-    if tokens(input).any(|token| !token.closed) {
-        return true;
-    }
-    matches!(split(input).last(), Some(Piece::Sql { ended: false, .. }))
+    let (pieces, open) = scan(input);
+    open || matches!(pieces.last(), Some(Piece::Sql { ended: false, .. }))
 }
 
 #[cfg(test)]
@@ -269,6 +274,7 @@ mod tests {
     fn shell_commands_take_their_line() {
         assert_eq!(statements("\\d lake.t\nSELECT 1;\n.tables\n"), ["\\d lake.t", "SELECT 1", "\\tables"]);
         assert_eq!(statements("\\copy t FROM 'a;b.csv';\nSELECT 1"), ["\\copy t FROM 'a;b.csv'", "SELECT 1"]);
+        assert_eq!(statements("\\set who O'Neil\nSELECT 1;"), ["\\set who O'Neil", "SELECT 1"]);
         let sql = |text: &str, lead: &str, vertical| Piece::Sql {
             text: text.into(),
             line: 1,
@@ -291,7 +297,8 @@ mod tests {
         for text in ["SELECT 1", "SELECT 'a;", "/* x;", "SELECT 1; SELECT 2", "SELECT $$ ;"] {
             assert!(incomplete(text), "{text}");
         }
-        for text in ["", "SELECT 1;", "\\d", "-- nothing", "SELECT 1 \\G", "SELECT 1; -- done"] {
+        for text in ["", "SELECT 1;", "\\d", "\\echo it's", "-- nothing", "SELECT 1 \\G", "SELECT 1; -- done"]
+        {
             assert!(!incomplete(text), "{text}");
         }
     }

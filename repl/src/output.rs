@@ -150,7 +150,7 @@ impl Screen {
     }
 
     /// Whether a person reads the rows in a pager.
-    pub(crate) fn paged(&self) -> bool {
+    fn paged(&self) -> bool {
         self.child.is_some()
     }
 
@@ -228,6 +228,29 @@ impl Drop for Screen {
 pub(crate) enum Sink<'a> {
     Screen(Screen),
     File(&'a mut RowFile),
+}
+
+impl Sink<'_> {
+    /// Whether a person sees what is written at once: not what is held back for a pager.
+    pub(crate) fn shows(&self) -> bool {
+        matches!(self, Sink::Screen(screen) if screen.paged() || screen.pager.is_none())
+    }
+
+    /// Whether a person reads the rows in a pager.
+    pub(crate) fn paged(&self) -> bool {
+        matches!(self, Sink::Screen(screen) if screen.paged())
+    }
+
+    /// Shows what is held and waits until the person has read it; why there was no pager although there should be one.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub(crate) fn close(self) -> io::Result<Option<io::Error>> {
+        match self {
+            Sink::Screen(screen) => screen.finish(),
+            Sink::File(_) => Ok(None),
+        }
+    }
 }
 
 impl Write for Sink<'_> {

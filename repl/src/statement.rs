@@ -179,12 +179,12 @@ impl Shell {
                 Ok(Ok(None)) => break,
                 Ok(Ok(Some(_))) if cancelled.is_some() => {}
                 Ok(Ok(Some(batch))) => {
-                    if matches!(sink, Sink::Screen(_)) {
+                    if sink.shows() && !writer.full() {
                         drop(progress.take());
                     }
                     let begun = self.instant();
                     let written = waiting(|| writer.batch(&batch, &mut sink));
-                    if matches!(&sink, Sink::Screen(screen) if screen.paged()) {
+                    if sink.paged() {
                         writer.shown.reading += self.instant().saturating_duration_since(begun);
                     }
                     if left(&written, &sink) {
@@ -193,6 +193,11 @@ impl Shell {
                         return Ok(Shown { left: true, ..writer.shown });
                     }
                     wrote(written)?;
+                    // The rest is only counted, which may take as long as it likes.
+                    if writer.full() && sink.shows() && !sink.paged() && progress.is_none() {
+                        wrote(waiting(|| writer.rows.idle(&mut sink)))?;
+                        progress = self.progress();
+                    }
                 }
                 Ok(Err(failure)) => {
                     // What came before the error is shown, so that the error has its context.
@@ -200,7 +205,7 @@ impl Shell {
                     if writer.shown.rows > 0 {
                         wrote(waiting(|| writer.rows.idle(&mut sink)))?;
                     }
-                    waiting(|| drop(sink));
+                    wrote(waiting(|| sink.close()).map(drop))?;
                     if cancelled.is_some() && failure.error.kind() == Kind::Cancelled {
                         return Err(Ended::Interrupted(failure.error.report()));
                     }
@@ -345,6 +350,11 @@ impl Writer {
         sink.flush()
     }
 
+    /// Whether no more rows are written.
+    fn full(&self) -> bool {
+        self.most.is_some_and(|most| self.shown.written >= most as u64)
+    }
+
     fn remember(&mut self, batch: &RecordBatch) {
         self.bytes += batch.get_array_memory_size();
         if !self.keep || self.bytes > KEPT_BYTES {
@@ -370,15 +380,13 @@ impl Writer {
                 Err(error) => wrote(Err(error))?,
             }
         }
-        if let Sink::Screen(screen) = sink {
-            let begun = shell.instant();
-            let finished = waiting(|| screen.finish());
-            self.shown.reading += shell.instant().saturating_duration_since(begun);
-            match finished {
-                Ok(Some(failed)) => shell.say(&format!("the pager did not start: {failed}; \\pager off")),
-                Ok(None) => {}
-                Err(error) => wrote(Err(error))?,
-            }
+        let begun = shell.instant();
+        let closed = waiting(|| sink.close());
+        self.shown.reading += shell.instant().saturating_duration_since(begun);
+        match closed {
+            Ok(Some(failed)) => shell.say(&format!("the pager did not start: {failed}; \\pager off")),
+            Ok(None) => {}
+            Err(error) => wrote(Err(error))?,
         }
         if self.keep {
             shell.last.rows = Some(Kept { schema: self.schema, batches: self.kept, whole: self.whole });
@@ -391,7 +399,7 @@ impl Writer {
 /// Whether the person closed the pager.
 fn left(written: &io::Result<()>, sink: &Sink<'_>) -> bool {
     let broken = written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
-    broken && matches!(sink, Sink::Screen(screen) if screen.paged())
+    broken && sink.paged()
 }
 
 fn wrote(written: io::Result<()>) -> Result<(), Ended> {

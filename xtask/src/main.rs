@@ -27,7 +27,7 @@ usage: cargo xtask COMMAND
   fix              formats, applies lints, writes generated documents
   test [FILTER..]  unit tests, slt files on one node and on three workers, TPC-H and TPC-DS SF 0.01, processes
   bless            rewrites the expected results of slt files; read the diff
-  services         the tests that need DuckDB, Python clients, a terminal, S3 or HDFS, which it installs under the target folder
+  services         the tests that need DuckDB, Python clients, S3 or HDFS, which it installs under the target folder
   services stores  those of S3 and HDFS alone
   slow             every test with larger limits, then TPC-H and TPC-DS SF 1; prints the commit and the figures
   tpch [--sf N]    TPC-H over three worker processes, compared with DuckDB and plain DataFusion

@@ -1,10 +1,9 @@
-//! The tests that judge Skep by programs nobody here wrote, DuckDB and Python clients of Arrow Flight SQL, and that type into
-//! the shell on a pseudo-terminal, which Python has.
+//! The tests that judge Skep by programs nobody here wrote, such as DuckDB and Python clients of Arrow Flight SQL.
 //!
 //! They are installed from the Python package index into a folder under the target directory. Tests find them by
 //! `SKEP_DUCKDB` (the program), `SKEP_DUCKDB_EXTENSIONS` (the folder of its extensions) and `SKEP_PYTHON`, and a PostgreSQL
 //! server of this machine by `SKEP_POSTGRES_BIN` (the folder of `initdb` and `postgres`). Tests are named after what they
-//! need: `duckdb`, `adbc`, `postgres` or, as a module, `pty`. `SKEP_REQUIRE_SERVICES` makes a test that misses them fail.
+//! need: `duckdb`, `adbc` or `postgres`. `SKEP_REQUIRE_SERVICES` makes a test that misses them fail.
 //!
 //! The tests of the crates that keep tables in the metadata database run once more, on PostgreSQL (`SKEP_POSTGRES`).
 //!
@@ -34,7 +33,7 @@ const PACKAGES: [&str; 11] = [
     "SQLAlchemy==1.4.54",
 ];
 /// What the names of tests that need them contain.
-const TESTS: [&str; 6] = ["duckdb", "adbc", "superset", "jdbc", "pty::", "postgres"];
+const TESTS: [&str; 5] = ["duckdb", "adbc", "superset", "jdbc", "postgres"];
 /// The Arrow Flight SQL driver of JDBC, with all that it needs inside.
 const JDBC: (&str, &str, &str) = ("org.apache.arrow", "flight-sql-jdbc-driver", "18.3.0");
 /// The crates whose tables are in the metadata database, by their folders.

@@ -36,6 +36,7 @@ mod sessions;
 mod slt;
 mod store_cli;
 mod store_faults;
+mod terminal;
 mod tpcds;
 mod tpch;
 mod watching;
