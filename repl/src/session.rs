@@ -2,7 +2,9 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use futures::TryStreamExt;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use skep_common::{Error, Result};
 
 use crate::Target;
@@ -62,6 +64,15 @@ impl Session {
     pub async fn open(target: &Target) -> Result<Self> {
         let client = Client::connect(target, None, None).await;
         client.map(Self).map_err(|failure| failure.error)
+    }
+
+    /// Calls an action of the server by its name. Its answers come one by one; dropping them ends it.
+    ///
+    /// # Errors
+    /// Those of the action, at once or among its answers.
+    pub async fn action(&mut self, name: &str, body: impl Into<Bytes>) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let answers = self.0.action(name, body.into()).await.map_err(|failure| failure.error)?;
+        Ok(answers.map_err(|failure| failure.error).boxed())
     }
 
     /// Runs one statement and reads all of its rows. Dropping the future cancels it.

@@ -38,43 +38,31 @@ const COMMANDS: &[Command] = &[
     command(&["q", "quit", "exit"], "", "leave"),
     command(&["d", "describe"], "[SCHEMA.]TABLE", "columns of a table; without a name the tables"),
     command(&["dt", "tables"], "[PATTERN]", "tables and views, by name or SCHEMA.NAME, with % and _"),
-    command(&["dv", "views"], "[PATTERN]", "views only"),
+    command(&["dv", "views"], "[PATTERN]", "views"),
     command(&["dn", "schemas"], "", "schemas"),
     command(&["x", "expanded"], "[on|off]", "rows on end"),
     command(&["timing", "timer"], "[on|off]", "what a statement took"),
-    command(
-        &["format", "mode"],
-        "[FORMAT]",
-        "how rows are written: table, box, vertical, csv, ..., parquet, arrow",
-    ),
-    command(&["rows", "maxrows"], "[N]", "rows that a terminal shows of one result; 0: all"),
+    command(&["format", "mode"], "[FORMAT]", "table, box, vertical, csv, tsv, json, ndjson, markdown, ..."),
+    command(&["rows", "maxrows"], "[N]", "rows of a result that a terminal shows; 0: all"),
     command(&["width"], "[N]", "columns of the terminal; 0: as it says itself"),
-    command(&["pager"], "[on|off|COMMAND]", "what shows results that are longer than the screen"),
-    command(
-        &["o", "output"],
-        "[FILE]",
-        "rows into a file, as its name says; without a name back to the terminal",
-    ),
-    command(&["last"], "", "the rows of the last statement again, as \\format and \\o are now"),
+    command(&["pager"], "[on|off|COMMAND]", "shows results that are longer than the screen"),
+    command(&["o", "output"], "[FILE]", "rows into a file, as its name says; alone: back here"),
+    command(&["last"], "", "the rows of the last statement, as \\format and \\o are now"),
     command(&["i", "read"], "FILE", "run the statements of a file"),
     command(&["e", "edit"], "[FILE]", "the last statement, or a file, in $VISUAL or $EDITOR"),
     command(&["watch"], "[SECONDS] [TIMES]", "the last statement again and again, until ctrl-c"),
-    command(
-        &["set"],
-        "[NAME VALUE]",
-        ":NAME in statements is VALUE, :'NAME' a text, :\"NAME\" a name; alone: all",
-    ),
+    command(&["set"], "[NAME VALUE]", ":NAME is VALUE, :'NAME' a text, :\"NAME\" a name; alone: all"),
     command(&["unset"], "NAME", "forget a variable"),
     command(&["echo", "print"], "TEXT", "print a text"),
-    command(&["copy"], "TABLE FROM 'FILE' [(FORMAT csv, ...)]", "stream a file of this machine into a table"),
-    command(&["copy"], "TABLE TO 'FILE', (QUERY) TO 'FILE'", "write rows to a file of this machine"),
-    command(&["connect", "c", "open"], "[URL|PROFILE]", "another server; without a name this one again"),
+    command(&["copy"], "TABLE FROM 'FILE' ...", "a file of this machine into a table; (FORMAT csv, ...)"),
+    command(&["copy"], "TABLE|(QUERY) TO 'FILE'", "rows into a file of this machine"),
+    command(&["connect", "c", "open"], "[URL|PROFILE]", "another server; alone: this one again"),
     command(&["conninfo", "connection"], "", "what the session is connected to"),
 ];
 
 /// How statements end, for the help.
-const ENDINGS: &str = "A dot is as good as the backslash. Statements end in ; or \\g, in \\G to see rows on end, and in \
-                       \\watch to see them again.\nCtrl-c cancels a running one.";
+const ENDINGS: &str = "A dot is as good as the backslash. Statements end in ; or \\g, in \\G to see rows on end, in \\watch\n\
+                       to see them again and again. Ctrl-c cancels a running one.";
 
 /// Completions for a command being typed.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {

@@ -47,6 +47,48 @@ async fn a_running_query_is_cancelled_by_its_info() {
     }
 }
 
+/// A client that has not heard the id of a statement, because the call that runs it has not come back.
+#[tokio::test]
+async fn a_session_says_what_it_runs_and_cancels_it() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    assert!(client.action("skep.StatementStatus", Vec::new()).await.unwrap().is_none());
+    let status = async |client: &mut Client| -> serde_json::Value {
+        let body = client.action("skep.StatementStatus", Vec::new()).await.unwrap().unwrap();
+        serde_json::from_slice(&body).unwrap()
+    };
+    let cancel = async |client: &mut Client| {
+        let body = client.action("skep.CancelStatement", Vec::new()).await.unwrap().unwrap();
+        CancelFlightInfoResult::decode(body).unwrap().status()
+    };
+    assert_eq!(cancel(&mut client).await, CancelStatus::NotCancellable);
+    let info = client.info(ENDLESS).await.unwrap();
+    let request = client.request(info.endpoint[0].ticket.clone().unwrap());
+    let mut stream = client.flight.do_get(request).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    let running = status(&mut client).await;
+    assert_eq!(
+        (running["state"].as_str(), running["lane"].as_str()),
+        (Some("running"), Some("local")),
+        "{running}"
+    );
+    // Those of others are none of its business.
+    let mut other = server.connect().await;
+    assert!(other.action("skep.StatementStatus", Vec::new()).await.unwrap().is_none());
+    assert_eq!(cancel(&mut other).await, CancelStatus::NotCancellable);
+    assert_eq!(cancel(&mut client).await, CancelStatus::Cancelling);
+    let end = loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a cancelled query must not look complete"),
+            Err(status) => break Error::from_status(&status),
+        }
+    };
+    assert_eq!(end.kind(), Kind::Cancelled, "{end:?}");
+    let ended = status(&mut client).await;
+    assert_eq!((&ended["state"], &ended["query"]), (&"cancelled".into(), &running["query"]), "{ended}");
+}
+
 #[tokio::test]
 async fn dropping_the_stream_frees_the_query() {
     let server = Server::start().await;

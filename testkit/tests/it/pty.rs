@@ -438,28 +438,28 @@ fn statements_are_run_again_edited_and_filled_in() {
       \q \quit \exit                       leave
       \d \describe [SCHEMA.]TABLE          columns of a table; without a name the tables
       \dt \tables [PATTERN]                tables and views, by name or SCHEMA.NAME, with % and _
-      \dv \views [PATTERN]                 views only
+      \dv \views [PATTERN]                 views
       \dn \schemas                         schemas
       \x \expanded [on|off]                rows on end
       \timing \timer [on|off]              what a statement took
-      \format \mode [FORMAT]               how rows are written: table, box, vertical, csv, ..., parquet, arrow
-      \rows \maxrows [N]                   rows that a terminal shows of one result; 0: all
+      \format \mode [FORMAT]               table, box, vertical, csv, tsv, json, ndjson, markdown, ...
+      \rows \maxrows [N]                   rows of a result that a terminal shows; 0: all
       \width [N]                           columns of the terminal; 0: as it says itself
-      \pager [on|off|COMMAND]              what shows results that are longer than the screen
-      \o \output [FILE]                    rows into a file, as its name says; without a name back to the terminal
-      \last                                the rows of the last statement again, as \format and \o are now
+      \pager [on|off|COMMAND]              shows results that are longer than the screen
+      \o \output [FILE]                    rows into a file, as its name says; alone: back here
+      \last                                the rows of the last statement, as \format and \o are now
       \i \read FILE                        run the statements of a file
       \e \edit [FILE]                      the last statement, or a file, in $VISUAL or $EDITOR
       \watch [SECONDS] [TIMES]             the last statement again and again, until ctrl-c
-      \set [NAME VALUE]                    :NAME in statements is VALUE, :'NAME' a text, :"NAME" a name; alone: all
+      \set [NAME VALUE]                    :NAME is VALUE, :'NAME' a text, :"NAME" a name; alone: all
       \unset NAME                          forget a variable
       \echo \print TEXT                    print a text
-      \copy TABLE FROM 'FILE' [(FORMAT csv, ...)] stream a file of this machine into a table
-      \copy TABLE TO 'FILE', (QUERY) TO 'FILE' write rows to a file of this machine
-      \connect \c \open [URL|PROFILE]      another server; without a name this one again
+      \copy TABLE FROM 'FILE' ...          a file of this machine into a table; (FORMAT csv, ...)
+      \copy TABLE|(QUERY) TO 'FILE'        rows into a file of this machine
+      \connect \c \open [URL|PROFILE]      another server; alone: this one again
       \conninfo \connection                what the session is connected to
-    A dot is as good as the backslash. Statements end in ; or \g, in \G to see rows on end, and in \watch to see them again.
-    Ctrl-c cancels a running one.
+    A dot is as good as the backslash. Statements end in ; or \g, in \G to see rows on end, in \watch
+    to see them again and again. Ctrl-c cancels a running one.
     "#);
 }
 
