@@ -96,7 +96,7 @@ pub(crate) struct Role {
 #[derive(Debug, Args)]
 pub(crate) struct Sql {
     /// The server, grpc://HOST:PORT
-    #[arg(long, value_name = "URL", conflicts_with = "data", env = "SKEP_URL")]
+    #[arg(long, value_name = "URL", conflicts_with = "data", env = "SKEP_URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
     /// A data folder
     #[arg(long, value_name = "DIR")]

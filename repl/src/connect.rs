@@ -70,6 +70,11 @@ impl Login {
     /// As [`Login::new`].
     pub(crate) fn named(text: &str, config: &Config) -> Result<Self> {
         if text.contains("://") {
+            if Url::parse(text).is_ok_and(|url| url.password().is_some()) {
+                return Err(Error::invalid("the history would keep the password").hint(
+                    "leave it out of the URL: it is asked for where it is needed, and a profile may say where it is",
+                ));
+            }
             return Ok(Self::of(Target::Url(text.to_owned())));
         }
         let profile = profile(config, text)?;
@@ -221,6 +226,7 @@ mod tests {
         };
         assert!(hint(&config, "prod").contains("[profiles.NAME]"));
         config.profiles.insert("prod".into(), Profile { user: Some("ada".into()), ..Profile::default() });
+        assert!(hint(&config, "grpc://ada:secret@h:1").contains("leave it out"));
         assert_eq!(hint(&config, "prd"), "did you mean 'prod'?");
         assert_eq!(hint(&config, "elsewhere"), "profiles are prod");
         let login = Login::named("prod", &config).unwrap();

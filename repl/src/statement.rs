@@ -200,12 +200,8 @@ impl Shell {
                     }
                 }
                 Ok(Err(failure)) => {
-                    // What came before the error is shown, so that the error has its context.
                     drop(progress.take());
-                    if writer.shown.rows > 0 {
-                        wrote(waiting(|| writer.rows.idle(&mut sink)))?;
-                    }
-                    wrote(waiting(|| sink.close()).map(drop))?;
+                    writer.break_off(sink)?;
                     if cancelled.is_some() && failure.error.kind() == Kind::Cancelled {
                         return Err(Ended::Interrupted(failure.error.report()));
                     }
@@ -362,6 +358,14 @@ impl Writer {
             return;
         }
         self.kept.push(batch.clone());
+    }
+
+    /// Shows what came before an error, so that the error has its context.
+    fn break_off(mut self, mut sink: Sink<'_>) -> Result<(), Ended> {
+        if self.shown.rows > 0 {
+            wrote(waiting(|| self.rows.idle(&mut sink)))?;
+        }
+        wrote(waiting(|| sink.close()).map(drop))
     }
 
     /// Writes the end, and waits for the person who reads in a pager.
