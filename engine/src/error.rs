@@ -262,7 +262,17 @@ fn diagnosed(diagnostic: &Diagnostic, error: Error) -> Error {
     };
     // Those that only guess at names are hints of ours.
     let told = diagnostic.notes.iter().filter(|note| !note.message.to_lowercase().starts_with("possible "));
-    told.fold(error, |error, note| error.note(tidy(&note.message).0, note.span.and_then(span)))
+    told.fold(error, |error, note| error.note(counted(&note.message), note.span.and_then(span)))
+}
+
+/// A note in our manner: results have columns, and one of them is one.
+fn counted(message: &str) -> String {
+    let (text, _) = tidy(message);
+    match text.strip_prefix("this side has ").and_then(|rest| rest.strip_suffix(" fields")) {
+        Some("1") => "this side has 1 column".to_owned(),
+        Some(count) => format!("this side has {count} columns"),
+        None => text,
+    }
 }
 
 /// DataFusion's span as ours; its end is not part of it either. `None` for its mark of "nowhere".

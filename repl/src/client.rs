@@ -277,6 +277,20 @@ impl Client {
         tokio::time::timeout(GOODBYE_TIMEOUT, call).await.ok()?
     }
 
+    /// Calls an action. Its answers come one by one.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(crate) async fn action(
+        &mut self,
+        name: &str,
+        body: bytes::Bytes,
+    ) -> std::result::Result<BoxStream<'static, std::result::Result<bytes::Bytes, Failure>>, Failure> {
+        let request = self.request(Action::new(name, body));
+        let results = self.flight.do_action(request).await?.into_inner();
+        Ok(results.map_ok(|result| result.body).map_err(Failure::from).boxed())
+    }
+
     /// The server's name and version.
     pub(crate) async fn server(&mut self) -> Option<String> {
         let info = [SqlInfo::FlightSqlServerName, SqlInfo::FlightSqlServerVersion];

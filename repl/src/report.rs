@@ -73,12 +73,12 @@ pub(crate) fn error(
     } else if let Some((file, line)) = origin.and_then(|origin| Some((origin.file?, origin.line))) {
         group = group.element(Place::path(file).line(line));
     }
-    let mut shown = error.message().to_owned();
+    let mut shown = vec![error.message().to_owned()];
     for cause in error.causes() {
-        if !shown.ends_with(&cause) {
+        if !shown.iter().any(|before| before.ends_with(&cause)) {
             group = group.element(Level::NOTE.with_name("caused by").message(cause.clone()));
         }
-        shown = cause;
+        shown.push(cause);
     }
     for note in error.notes() {
         if at.is_none() || note.at.and_then(range).is_none() {

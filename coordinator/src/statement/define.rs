@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::ast::TableVersion;
 use futures::StreamExt;
 use object_store::ObjectStore;
 use skep_catalog::{Change, FILE_PREFIX, Snapshot, TableDef};
-use skep_common::{Error, Result};
+use skep_common::{Error, Kind, Position, Result};
 use skep_engine::Statement;
 use skep_engine::names::within;
 use skep_engine::planner::Noted;
@@ -188,14 +188,22 @@ impl Run {
         catalog.tag(name, snapshot.id, or_replace).await
     }
 
-    /// `SET`, for the rest of the session.
-    pub(super) async fn set(&self, name: &str, value: Option<&str>) -> Result<Outcome> {
+    /// `SET`, for the rest of the session. `at` are the places of the name and of the value.
+    pub(super) async fn set(
+        &self,
+        name: &str,
+        value: Option<&str>,
+        at: (Position, Position),
+    ) -> Result<Outcome> {
         let mut wanted = self.settings.clone();
-        wanted.set(name, value)?;
+        wanted.set(name, value).map_err(|e| match e.kind() {
+            Kind::NotFound => e.at(at.0),
+            _ => e.at(at.1),
+        })?;
         if wanted.schema() != self.settings.schema() {
-            ddl::require_schema(&*self.snapshot().await?, wanted.schema(), None)?;
+            ddl::require_schema(&*self.snapshot().await?, wanted.schema(), None).map_err(|e| e.at(at.1))?;
         }
-        self.shared.admission.group(wanted.group())?;
+        self.shared.admission.group(wanted.group()).map_err(|e| e.at(at.1))?;
         self.session.settings.lock().set(name, value)?;
         Ok(self.done("SET", None))
     }

@@ -133,7 +133,7 @@ impl Run {
             Statement::CreateTableAs(create) => self.create_table_as(create, parameters).await,
             Statement::CopyInto(copy) => self.copy_into(copy).await,
             Statement::CopyTo(copy) => self.copy_to(copy, parameters).await,
-            Statement::Set { name, value } => self.set(&name, value.as_deref()).await,
+            Statement::Set { name, value, at } => self.set(&name, value.as_deref(), at).await,
             Statement::Kill { query } => self.kill(&query).await,
             Statement::System(action) => self.system(&action).await,
             Statement::ShowBlocks { table } => self.show_blocks(&table).await,

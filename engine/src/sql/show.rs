@@ -78,12 +78,14 @@ pub(super) fn show(reader: &mut Reader<'_>) -> Result<Statement> {
 /// After `SET`.
 pub(super) fn set(reader: &mut Reader<'_>) -> Result<Statement> {
     let _ = reader.parser.parse_keyword(Keyword::SESSION);
+    let name_at = reader.here();
     let name = setting(reader)?;
     let zone = name == "timezone";
     let assigned = reader.parser.consume_token(&Token::Eq) || reader.parser.parse_keyword(Keyword::TO);
     if !assigned && !zone {
         return reader.expected("'=' and a value");
     }
+    let at = (name_at, reader.here());
     let tokens = reader.rest();
     let value = match tokens.as_slice() {
         [] => return reader.expected("a value"),
@@ -95,19 +97,21 @@ pub(super) fn set(reader: &mut Reader<'_>) -> Result<Statement> {
         [first, .., last] => reader.text(first, last).to_owned(),
     };
     let value = if value.eq_ignore_ascii_case("default") { None } else { Some(value) };
-    Ok(Statement::Set { name, value })
+    Ok(Statement::Set { name, value, at })
 }
 
 /// After `RESET`.
 pub(super) fn reset(reader: &mut Reader<'_>) -> Result<Statement> {
-    Ok(Statement::Set { name: setting(reader)?, value: None })
+    let at = reader.here();
+    Ok(Statement::Set { name: setting(reader)?, value: None, at: (at, at) })
 }
 
 /// After `USE`.
 pub(super) fn use_schema(reader: &mut Reader<'_>) -> Result<Statement> {
     let _ = reader.parser.parse_keyword(Keyword::SCHEMA) || reader.parser.parse_keyword(Keyword::DATABASE);
+    let at = reader.here();
     let name = reader.name()?;
-    Ok(Statement::Set { name: "schema".to_owned(), value: Some(name.name) })
+    Ok(Statement::Set { name: "schema".to_owned(), value: Some(name.name), at: (at, at) })
 }
 
 /// `QUERY 'id'`, after `KILL`.

@@ -578,6 +578,8 @@ pub enum Statement {
         name: String,
         /// Its value as text; absent: the default again (`RESET`).
         value: Option<String>,
+        /// Where the name stands, and where the value does, or would.
+        at: (Position, Position),
     },
 }
 

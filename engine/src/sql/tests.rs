@@ -191,13 +191,15 @@ fn show_and_set_read_their_names() {
         matches!(one("SHOW skep.execution"), Statement::ShowSettings { name: Some(n) } if n == "skep.execution")
     );
     let set = |sql| match one(sql) {
-        Statement::Set { name, value } => format!("{name}={value:?}"),
+        Statement::Set { name, value, .. } => format!("{name}={value:?}"),
         other => panic!("{other:?}"),
     };
     assert_eq!(set("SET skep.execution = local"), "skep.execution=Some(\"local\")");
     assert_eq!(set("SET memory_limit TO 512 MiB"), "memory_limit=Some(\"512 MiB\")");
     assert_eq!(set("SET TIME ZONE 'Europe/Vienna'"), "timezone=Some(\"Europe/Vienna\")");
     assert_eq!(set("RESET batch_size"), "batch_size=None");
+    let Statement::Set { at: (name, value), .. } = one("SET batch_size = 10") else { panic!("no SET") };
+    assert_eq!((name.column, value.column), (5, 18));
     assert_eq!(set("USE Mart"), "schema=Some(\"mart\")");
 }
 

@@ -36,30 +36,32 @@ async fn names_that_do_not_exist_come_with_the_nearest() {
         errors.push(fixture.error(sql).await);
     }
     insta::assert_snapshot!(errors.join("\n"), @r"
-        not_found: table 'warehouse.flihgts' does not exist (line 2, column 6) (hint: did you mean 'warehouse.flights'?)
-        not_found: table 'flights' does not exist (line 1, column 15) (hint: did you mean 'warehouse.flights'?)
-        not_found: table 'lait' does not exist (line 1, column 15) (hint: SHOW TABLES FROM main lists them)
-        not_found: schema 'nosuch' does not exist, so there is no table 'nosuch.flights' (line 1, column 15) (hint: schemas are lake, main, mart, warehouse)
-        not_found: schema 'warehous' does not exist, so there is no table 'warehous.flights' (line 1, column 15) (hint: did you mean 'warehouse.flights'?)
-        invalid: catalog 'a' does not exist (line 1, column 15) (hint: the catalog is named 'skep')
-        invalid: column 'carier' does not exist (line 1, column 8) (hint: did you mean 'carrier'?)
-        invalid: column 'f.nosuch' does not exist (line 1, column 8) (hint: columns are id, carrier)
-        invalid: function 'nosuch' does not exist (line 1, column 8)
-        invalid: table function 'nosuch' does not exist (hint: table functions are generate_series, range)
-        invalid: column 'id' is in more than one table (line 1, column 8) (hint: write the table before it, as in t.id)
-        invalid: 'warehouse.flights.id' must appear in GROUP BY clause because it's not an aggregate expression (line 1, column 8) (hint: either add 'warehouse.flights.id' to GROUP BY clause, or use an aggregate function like ANY_VALUE(warehouse.flights.id))
-        invalid: expressions have incompatible types
-        invalid: no function takes sum(VARCHAR) (hint: write a CAST; it takes sum(Decimal) sum(BIGINT UNSIGNED) sum(BIGINT) sum(DOUBLE) sum(Duration) sum(Interval))
-        invalid: division by zero (hint: NULLIF(divisor, 0) gives NULL instead)
-        invalid: cannot cast string 'x' to value of INTEGER type
-        not_found: table 'information_schema.tabels' does not exist (line 1, column 15) (hint: did you mean 'information_schema.tables'?)
-        not_found: there is no snapshot as old as 2000-01-01 00:00:00 UTC (line 1, column 15) (hint: SHOW SNAPSHOTS lists those that are there)
-        invalid: 'late' is a view, and only tables have rows to change (line 1, column 13) (hint: change the tables that it reads)
-        invalid: column 'nosuch' does not exist (line 1, column 25) (hint: columns are id)
-        not_found: table 'nosuch' does not exist (line 1, column 10) (hint: SHOW TABLES FROM main lists them)
-        not_found: schema 'warehous' does not exist (hint: did you mean 'warehouse'?)
-        invalid: a subquery that is used as a value has more than one row (hint: use an aggregate such as max, add LIMIT 1, or compare with IN)
-        ");
+    not_found: table 'warehouse.flihgts' does not exist (line 2, column 6) (hint: did you mean 'warehouse.flights'?)
+    not_found: table 'flights' does not exist (line 1, column 15) (hint: did you mean 'warehouse.flights'?)
+    not_found: table 'lait' does not exist (line 1, column 15) (hint: SHOW TABLES FROM main lists them)
+    not_found: schema 'nosuch' does not exist, so there is no table 'nosuch.flights' (line 1, column 15) (hint: schemas are lake, main, mart, warehouse)
+    not_found: schema 'warehous' does not exist, so there is no table 'warehous.flights' (line 1, column 15) (hint: did you mean 'warehouse.flights'?)
+    invalid: catalog 'a' does not exist (line 1, column 15) (hint: the catalog is named 'skep')
+    invalid: column 'carier' does not exist (line 1, column 8) (hint: did you mean 'carrier'?)
+    invalid: column 'f.nosuch' does not exist (line 1, column 8) (hint: columns are id, carrier)
+    invalid: function 'nosuch' does not exist (line 1, column 8)
+    invalid: table function 'nosuch' does not exist (hint: table functions are generate_series, range)
+    invalid: function 'coalese' does not exist (line 1, column 8) (hint: did you mean 'coalesce'?)
+    invalid: table function 'generate_serie' does not exist (hint: did you mean 'generate_series'?)
+    invalid: column 'id' is in more than one table (line 1, column 8) (hint: write the table before it, as in t.id)
+    invalid: 'warehouse.flights.id' must appear in GROUP BY clause because it's not an aggregate expression (line 1, column 8) (hint: either add 'warehouse.flights.id' to GROUP BY clause, or use an aggregate function like ANY_VALUE(warehouse.flights.id))
+    invalid: expressions have incompatible types
+    invalid: no function takes sum(VARCHAR) (hint: write a CAST; it takes sum(Decimal) sum(BIGINT UNSIGNED) sum(BIGINT) sum(DOUBLE) sum(Duration) sum(Interval))
+    invalid: division by zero (hint: NULLIF(divisor, 0) gives NULL instead)
+    invalid: cannot cast string 'x' to value of INTEGER type
+    not_found: table 'information_schema.tabels' does not exist (line 1, column 15) (hint: did you mean 'information_schema.tables'?)
+    not_found: there is no snapshot as old as 2000-01-01 00:00:00 UTC (line 1, column 15) (hint: SHOW SNAPSHOTS lists those that are there)
+    invalid: 'late' is a view, and only tables have rows to change (line 1, column 13) (hint: change the tables that it reads)
+    invalid: column 'nosuch' does not exist (line 1, column 25) (hint: columns are id)
+    not_found: table 'nosuch' does not exist (line 1, column 10) (hint: SHOW TABLES FROM main lists them)
+    not_found: schema 'warehous' does not exist (hint: did you mean 'warehouse'?)
+    invalid: a subquery that is used as a value has more than one row (hint: use an aggregate such as max, add LIMIT 1, or compare with IN)
+    ");
 }
 
 /// What several places of a statement have to do with an error comes with the words for each.
@@ -91,8 +93,8 @@ async fn places_have_their_ends_and_notes() {
     insta::assert_snapshot!(told.join("\n"), @r"
     column 'nosuch' does not exist: nosuch
     UNION queries have different number of columns: SELECT id FROM t UNION SELECT id, name FROM t
-      this side has 1 fields: SELECT id FROM t
-      this side has 2 fields: SELECT id, name FROM t
+      this side has 1 column: SELECT id FROM t
+      this side has 2 columns: SELECT id, name FROM t
     expressions have incompatible types: name
       has type Interval(MonthDayNano): 
       has type VARCHAR: name

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use insta::assert_snapshot;
-use skep_testkit::process::{Server, skep};
+use skep_testkit::process::{Server, output, skep};
 
 use crate::terminal::{CTRL_C, CTRL_D, ENTER, PROMPT, TAB, Terminal, UP, steady};
 
@@ -162,6 +162,8 @@ fn errors_show_their_places_and_the_shell_goes_on() {
         "SELECT carrier FROM lake.flights UNION SELECT carrier, 1 FROM lake.flights;",
         "SELECT coalese(carrier) FROM lake.flights;",
         "SET skep.executon = 'local';",
+        "SET skep.execution = 'lokal';",
+        "USE lak;",
         "\\tabels",
         "\\d lake.flihgts",
     ] {
@@ -197,8 +199,8 @@ fn errors_show_their_places_and_the_shell_goes_on() {
     1 | SELECT carrier FROM lake.flights UNION SELECT carrier, 1 FROM lake.flights
       | --------------------------------^^^^^^^-----------------------------------
       | |                                      |
-      | |                                      this side has 2 fields
-      | this side has 1 fields
+      | |                                      this side has 2 columns
+      | this side has 1 column
 
     SELECT coalese(carrier) FROM lake.flights;
     error: function 'coalese' does not exist
@@ -210,8 +212,27 @@ fn errors_show_their_places_and_the_shell_goes_on() {
 
     SET skep.executon = 'local';
     error: setting 'skep.executon' does not exist
-     |
-     = hint: did you mean 'skep.execution'?
+      |
+    1 | SET skep.executon = 'local'
+      |     ^^^^^^^^^^^^^
+      |
+      = hint: did you mean 'skep.execution'?
+
+    SET skep.execution = 'lokal';
+    error: 'lokal' is not a way to execute
+      |
+    1 | SET skep.execution = 'lokal'
+      |                      ^^^^^^^
+      |
+      = hint: did you mean 'local'?
+
+    USE lak;
+    error: schema 'lak' does not exist
+      |
+    1 | USE lak
+      |     ^^^
+      |
+      = hint: did you mean 'lake'? SHOW SCHEMAS lists all
 
     \tabels
     error: unknown command '\tabels'
@@ -256,7 +277,12 @@ fn a_long_statement_shows_what_it_does_and_ends_when_told() {
     let text = shell.text();
     assert!(text.contains("cancelled: the statement was cancelled"), "{text}");
     assert!(!text.contains("(ctrl-c cancels)") && !text.contains("stage 1"), "the lines are gone: {text}");
-    assert!(shell.run("SELECT 3 + 4 AS seven;").contains("7"));
+    // What it took is below the rows of those that end.
+    shell.run("SET skep.execution = 'pipelined';");
+    let ended = shell.run("SELECT b, count(*) AS n FROM lake.t GROUP BY b;");
+    for part in ["3 rows (", " read, ", "% locally, pipelined on ", "query "] {
+        assert!(ended.contains(part), "no {part} in {ended}");
+    }
     // One that returns rows already.
     let endless = "SELECT value FROM generate_series(1, 1000000000000);";
     shell.run("\\rows 5");
@@ -497,4 +523,34 @@ fn connections_have_names_and_passwords_are_not_arguments() {
     let mut wrong = Terminal::start(house.command(&["--url", &url], &[]));
     wrong.sees("did you mean 'format'?");
     assert_eq!(wrong.end(), 2);
+}
+
+#[test]
+fn in_a_pipe_there_are_rows_and_errors_and_nothing_else() {
+    let house = House::open();
+    let url = house.server.flight();
+    let run = |arguments: &[&str]| output(house.command(&[&["--url", url], arguments].concat(), &[]));
+    let script = house.write(
+        "script.sql",
+        "-- it's a script\n\\set t 'VALUES (1), (2)'\nSELECT count(*) AS n FROM (:t);\nSELECT nosuch;\nSELECT :n AS n;\n",
+    );
+    let stopped = run(&["-f", &script, "--format", "csv"]);
+    assert_eq!((stopped.code, stopped.stdout.as_str()), (Some(1), "n\n2\n"));
+    assert_snapshot!(stopped.stderr.replace(&script, "script.sql"), @r"
+    error: column 'nosuch' does not exist
+     --> script.sql:4:8
+      |
+    4 | SELECT nosuch
+      |        ^^^^^^
+    ");
+    let went_on = run(&["-f", &script, "--format", "csv", "--keep-going", "--var", "n=5"]);
+    assert_eq!((went_on.code, went_on.stdout.as_str()), (Some(5), "n\n2\nn\n5\n"));
+    let file = house.path("out.ndjson");
+    let written = run(&["-c", "SELECT 1 AS a", "-c", "SELECT 2 AS a", "-o", &file]);
+    assert_eq!((written.code, written.stdout.as_str(), written.stderr.as_str()), (Some(0), "", ""));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "{\"a\":1}\n{\"a\":2}\n");
+    let twice = run(&["-c", "SELECT 1 AS a", "-c", "SELECT 2 AS a", "-o", &house.path("out.parquet")]);
+    assert_eq!(twice.code, Some(1), "{}", twice.stderr);
+    let unknown = run(&["--profile", "nosuch", "-c", "SELECT 1"]);
+    assert_eq!(unknown.code, Some(2), "{}", unknown.stderr);
 }
