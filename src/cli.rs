@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Drill(Drill),
     /// Look at the replicated store and the nodes that hold it; copy files in and out; take nodes away
     Store(Store),
+    Pipeline(Pipeline),
     /// Back the catalog up, restore it, check it
     Admin(Admin),
 }
@@ -194,6 +195,118 @@ pub(crate) struct Store {
     pub(crate) place: StorePlace,
     #[command(subcommand)]
     pub(crate) command: StoreCommand,
+}
+
+/// Build tables by projects of SQL: models, tests, one commit for all
+///
+/// A project is a folder: `pipeline.toml`, `models/SCHEMA/NAME.sql` (one SELECT each), `tests/NAME.sql`, `seeds/NAME.csv`. docs/pipelines.md
+/// says what they hold.
+#[derive(Debug, Args)]
+pub(crate) struct Pipeline {
+    #[command(subcommand)]
+    pub(crate) command: PipelineCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PipelineCommand {
+    /// Write a small project that works
+    Init {
+        /// Its folder, which must not be there or be empty
+        folder: PathBuf,
+    },
+    /// Say what is wrong with a project, without running anything
+    Check(PipelineRun),
+    /// Run what is to be done, test it, and publish all of it in one commit, or nothing
+    Run(PipelineRun),
+    /// Go on with a failed run from the model that failed
+    Retry {
+        #[command(flatten)]
+        run: PipelineRun,
+        /// Its number; the latest of the project unless said
+        #[arg(long = "run", value_name = "NUMBER", default_value_t = 0)]
+        number: i64,
+    },
+    /// List models with their kinds, files and tags
+    Ls {
+        #[command(flatten)]
+        project: PipelineProject,
+    },
+    /// Draw which models read which
+    Graph {
+        #[command(flatten)]
+        project: PipelineProject,
+        /// text, mermaid or json
+        #[arg(long, value_name = "FORM", default_value = "text")]
+        format: String,
+    },
+    /// Show the latest runs, and the models and tests of the last one
+    Status {
+        #[command(flatten)]
+        place: PipelinePlace,
+        /// The models and tests of this run
+        #[arg(long = "run", value_name = "NUMBER")]
+        number: Option<i64>,
+    },
+}
+
+/// Which project, and what of it
+#[derive(Debug, Args)]
+pub(crate) struct PipelineProject {
+    /// The folder of the project
+    #[arg(default_value = ".")]
+    pub(crate) project: PathBuf,
+    /// Models: names, `+name` with all that it reads, `name+` with all that reads it, `tag:x`, `path:models/mart`, `state:modified`; a comma for both
+    #[arg(long, short, value_name = "MODELS", num_args = 1..)]
+    pub(crate) select: Vec<String>,
+    /// Without these
+    #[arg(long, value_name = "MODELS", num_args = 1..)]
+    pub(crate) exclude: Vec<String>,
+    /// Another value for a variable of the project
+    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) vars: Vec<(String, String)>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// The server, or a data folder that is opened for as long as the command runs
+#[derive(Debug, Args)]
+pub(crate) struct PipelinePlace {
+    /// The server, grpc://HOST:PORT
+    #[arg(long, value_name = "URL", conflicts_with = "data", env = "SKEP_URL")]
+    pub(crate) url: Option<String>,
+    /// A data folder, served or not
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// What to run where
+#[derive(Debug, Args)]
+pub(crate) struct PipelineRun {
+    #[command(flatten)]
+    pub(crate) project: PipelineProject,
+    #[command(flatten)]
+    pub(crate) place: PipelinePlace,
+    /// The environment that is written to, as pipeline.toml names it; production unless said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+    /// Make the intervals from here on again, whatever was made; with --end
+    #[arg(long, value_name = "TIME", requires = "end")]
+    pub(crate) start: Option<String>,
+    /// Up to here
+    #[arg(long, value_name = "TIME", requires = "start")]
+    pub(crate) end: Option<String>,
+    /// Make every model from nothing
+    #[arg(long)]
+    pub(crate) full_refresh: bool,
+    /// The lane: durable, pipelined, local or auto; what pipeline.toml says, or durable, unless said
+    #[arg(long, value_name = "LANE")]
+    pub(crate) execution: Option<String>,
+    /// Events as lines of JSON on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Which store

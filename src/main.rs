@@ -5,6 +5,7 @@
 //! skep coordinator   node::CoordinatorNode                     skep worker   node::WorkerNode
 //! skep sql           repl over a URL, or over a Cluster of its own
 //! skep store         the files of the replicated store, and the nodes that hold them
+//! skep pipeline      projects of SQL models: check, run, look at them
 //! skep admin         the catalog of a folder: backup, restore, check
 //! skep demo          a Cluster, and the SQL of demo/flights run through it
 //! skep drill         processes of this program under faults, and a script run on them
@@ -19,6 +20,7 @@ mod drill;
 mod folder;
 mod memory;
 mod node;
+mod pipeline;
 mod signal;
 mod sql;
 mod standby;
@@ -63,6 +65,7 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Demo(args) => demo::run(args).await,
         Command::Drill(args) => drill::run(args).await,
         Command::Store(args) => store::run(args).await,
+        Command::Pipeline(args) => pipeline::run(args).await,
         Command::Admin(args) => admin::run(args.command).await,
     }
 }

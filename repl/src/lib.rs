@@ -145,6 +145,11 @@ pub fn report(error: &Error) {
     report_at(error, None);
 }
 
+/// The same for what is wrong in a file, whose text is shown with it.
+pub fn report_in(error: &Error, file: &str, text: &str) {
+    report_at(error, Some(Origin { file: Some(file), line: 1, lead: "", sql: text }));
+}
+
 fn report_at(error: &Error, origin: Option<Origin<'_>>) {
     let paint = Paint(std::io::stderr().is_terminal() && colours());
     let text = report::error(error, origin, paint, render::screen_columns());

@@ -70,7 +70,11 @@ impl Session {
     ///
     /// # Errors
     /// Those of the action, at once or among its answers.
-    pub async fn action(&mut self, name: &str, body: impl Into<Bytes>) -> Result<BoxStream<'static, Result<Bytes>>> {
+    pub async fn action(
+        &mut self,
+        name: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<BoxStream<'static, Result<Bytes>>> {
         let answers = self.0.action(name, body.into()).await.map_err(|failure| failure.error)?;
         Ok(answers.map_err(|failure| failure.error).boxed())
     }
