@@ -50,6 +50,11 @@ impl Snapshot {
         of_schema(&self.tables, schema)
     }
 
+    /// Whether it is what a transaction reads that changed something.
+    pub fn has_changes(&self) -> bool {
+        self.overlay.is_some()
+    }
+
     /// The tables whose files are not under the data path.
     pub fn located(&self) -> impl Iterator<Item = &Arc<TableDef>> {
         self.by_id.values().filter(|table| table.located)

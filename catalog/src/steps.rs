@@ -11,7 +11,7 @@ use crate::catalog::Catalog;
 use crate::changes::{self, Token};
 use crate::files::{self, List};
 use crate::load;
-use crate::model::DataFile;
+use crate::model::{DataFile, Snapshot};
 
 /// Snapshots that changed a table and are looked at by one call.
 const STEPS_MAX: usize = 1000;
@@ -58,6 +58,27 @@ impl Catalog {
             steps.push(Step { snapshot, before: lacking(&before, &after), after: lacking(&after, &before) });
         }
         Ok(steps)
+    }
+
+    /// What a transaction did to the rows of a table so far, `snapshot` being what it reads: as the step of the snapshot that
+    /// comes next. `None`: nothing.
+    ///
+    /// # Errors
+    /// Those of [`Catalog::files`].
+    pub async fn own_step(&self, snapshot: &Arc<Snapshot>, table: i64) -> Result<Option<Step>> {
+        let after = self.files(snapshot, table).await?;
+        let before = match &snapshot.overlay {
+            Some(overlay) if overlay.base.table_by_id(table).is_some() => {
+                self.files(&overlay.base, table).await?
+            }
+            _ => Arc::default(),
+        };
+        let step = Step {
+            snapshot: snapshot.id + 1,
+            before: lacking(&before, &after),
+            after: lacking(&after, &before),
+        };
+        Ok((!step.before.is_empty() || !step.after.is_empty()).then_some(step))
     }
 
     /// The snapshots from `first` to `last` that changed rows of a table.

@@ -184,6 +184,11 @@ async fn changes(planner: &Planner, call: &Call) -> Result<Arc<dyn TableProvider
         Some(to) => snapshot_of(planner, to, false).await?,
         None => latest,
     };
+    // What the transaction did itself comes after all snapshots, unless the call says where to end.
+    let own = call.to.is_none() && planner.snapshot.has_changes();
+    if own && first == latest + 1 {
+        return own_changes(planner, call, Vec::new()).await;
+    }
     if last > latest {
         return Err(Error::not_found(format!("snapshot {last} does not exist yet: the latest is {latest}")));
     }
@@ -194,6 +199,9 @@ async fn changes(planner: &Planner, call: &Call) -> Result<Arc<dyn TableProvider
     let snapshot = catalog.snapshot_at(last).await?;
     let schema = call.table.schema_or(planner.settings.schema());
     let Some(def) = snapshot.table(schema, &call.table.name) else {
+        if own && planner.snapshot.table(schema, &call.table.name).is_some() {
+            return own_changes(planner, call, Vec::new()).await;
+        }
         if snapshot.view(schema, &call.table.name).is_some() {
             return Err(Error::invalid(format!(
                 "'{}' is a view, which has no changes of its own",
@@ -218,6 +226,25 @@ async fn changes(planner: &Planner, call: &Call) -> Result<Arc<dyn TableProvider
         .hint("ALTER TABLE ... RENAME COLUMN gives it another name"));
     }
     let steps = catalog.steps(def.id, first, last).await?;
+    if own {
+        return own_changes(planner, call, steps).await;
+    }
+    Ok(Arc::new(ViewTable::new(Box::pin(plan(planner, def, steps)).await?, None)))
+}
+
+/// The changes of `steps`, and after them those of the open transaction, as of the snapshot that its commit would be.
+async fn own_changes(planner: &Planner, call: &Call, mut steps: Vec<Step>) -> Result<Arc<dyn TableProvider>> {
+    let schema = call.table.schema_or(planner.settings.schema());
+    let Some(def) = planner.snapshot.table(schema, &call.table.name) else {
+        return Err(tables::missing(planner, &call.table));
+    };
+    if def.external.is_some() {
+        return Err(Error::invalid(format!(
+            "'{}' is an external table, whose changes nobody records",
+            call.table
+        )));
+    }
+    steps.extend(planner.environment.catalog.own_step(&planner.snapshot, def.id).await?);
     Ok(Arc::new(ViewTable::new(Box::pin(plan(planner, def, steps)).await?, None)))
 }
 

@@ -153,9 +153,14 @@ impl Runner {
         let execution = runner.request.execution.as_deref();
         let execution = execution.or(runner.project.config.pipeline.execution.as_deref());
         runner.session.set("skep.execution", execution.unwrap_or(EXECUTION))?;
-        let directory = runner.project.config.pipeline.directory.as_deref();
-        if let Some(directory) = directory.or(runner.request.directory.as_deref()) {
-            runner.session.set("skep.directory", directory)?;
+        let own = runner.project.config.pipeline.directory.as_deref();
+        let directory = match (own, runner.request.directory.as_deref()) {
+            // The project's is relative to its folder, unless it stands by itself.
+            (Some(own), Some(folder)) if !skep_catalog::stands_alone(own) => Some(format!("{folder}/{own}")),
+            (own, folder) => own.or(folder).map(str::to_owned),
+        };
+        if let Some(directory) = directory {
+            runner.session.set("skep.directory", &directory)?;
         }
         Ok(runner)
     }
