@@ -313,13 +313,16 @@ impl Client {
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.flight.do_action(request)).await;
     }
 
-    /// The schema that unqualified names are looked up in.
-    pub(crate) async fn current_schema(&mut self) -> Option<String> {
+    /// The schema that unqualified names are looked up in. Absent: the server did not say in time.
+    ///
+    /// # Errors
+    /// The session or the connection is gone.
+    pub(crate) async fn current_schema(&mut self) -> std::result::Result<Option<String>, Failure> {
         let request = self.request(Action::new("GetSessionOptions", Vec::new()));
-        let mut results = self.flight.do_action(request).await.ok()?.into_inner();
-        let body = results.message().await.ok()??.body;
-        let options = SessionOptions::decode(body).ok()?.options;
-        options.get("schema").map(|value| value.text.clone())
+        let call = async { self.flight.do_action(request).await?.into_inner().message().await };
+        let Ok(answer) = tokio::time::timeout(GOODBYE_TIMEOUT, call).await else { return Ok(None) };
+        let options = answer?.and_then(|result| SessionOptions::decode(result.body).ok());
+        Ok(options.and_then(|options| options.options.get("schema").map(|value| value.text.clone())))
     }
 
     /// The tables that match LIKE patterns.

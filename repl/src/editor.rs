@@ -82,20 +82,25 @@ pub(crate) async fn interact(shell: &mut Shell) -> Result<(), Stop> {
         match shell.run(&line, None).await {
             Ok(()) => {}
             Err(Stop::Quit) => return Ok(()),
-            Err(Stop::Refused) if matches!(shell.login.target, Target::Url(_)) => reconnect(shell).await,
+            // The next prompt asks for another session.
+            Err(Stop::Refused) if matches!(shell.login.target, Target::Url(_)) => {}
             Err(stop) => return Err(stop),
         }
     }
 }
 
-/// Opens another session where the connection was lost. Where that fails the person may try again.
-async fn reconnect(shell: &mut Shell) {
+/// Opens another session where the one there was is gone; its schema. Where that fails, the next prompt tries again.
+async fn reconnect(shell: &mut Shell) -> Option<String> {
     match shell.connect(shell.login.clone()).await {
         Ok(()) => {
-            shell.say("connected again: this is another session, without the settings of the one before")
+            shell.say("connected again: this is another session, without the settings of the one before");
+            shell.client.current_schema().await.ok()?
         }
-        // Why is on the screen: it is the same as before.
-        Err(_) => shell.say("\\connect tries again, \\q leaves"),
+        // Why is on the screen.
+        Err(_) => {
+            shell.say("not connected: enter tries again, \\connect elsewhere, \\q leaves");
+            Some("?".to_owned())
+        }
     }
 }
 
@@ -113,7 +118,11 @@ async fn refresh(shell: &mut Shell, names: &Names) {
 
 /// The profile, or the program, and the schema.
 async fn prompt(shell: &mut Shell) -> String {
-    let schema = shell.client.current_schema().await.unwrap_or_else(|| "main".to_owned());
+    let schema = match shell.client.current_schema().await {
+        Ok(schema) => schema,
+        Err(_) => reconnect(shell).await,
+    };
+    let schema = schema.unwrap_or_else(|| "main".to_owned());
     format!("{}:{schema}> ", shell.login.profile.as_deref().unwrap_or("skep"))
 }
 

@@ -66,7 +66,7 @@ pub(crate) async fn find_table(
     let pattern = schema.map(escape);
     let mut found = shell.client.tables(pattern.as_deref(), Some(&escape(name)), true).await?;
     if found.len() > 1 {
-        let current = shell.client.current_schema().await.unwrap_or_else(|| "main".to_owned());
+        let current = shell.client.current_schema().await?.unwrap_or_else(|| "main".to_owned());
         found.sort_by_key(|table| table.schema != current);
     }
     let shown = schema.map_or_else(|| name.to_owned(), |schema| format!("{schema}.{name}"));
@@ -97,7 +97,7 @@ async fn missing(shell: &mut Shell, schema: Option<&str>, name: &str, shown: &st
 /// Shows what the session is connected to.
 pub(super) async fn connection(shell: &mut Shell) -> Result<(), Ended> {
     let server = shell.client.server().await;
-    let schema = shell.client.current_schema().await;
+    let schema = shell.client.current_schema().await?;
     let rows: Vec<(&str, Option<String>)> = vec![
         ("address", Some(shell.login.server())),
         ("server", server),

@@ -526,6 +526,27 @@ fn connections_have_names_and_passwords_are_not_arguments() {
 }
 
 #[test]
+fn a_server_that_starts_again_is_found_again() {
+    let mut house = House::open();
+    let mut shell = house.shell();
+    shell.run_at(PROMPT, "USE lake;", "skep:lake> ");
+    let address = house.server.flight().trim_start_matches("grpc://").to_owned();
+    let data = house.path("data");
+    drop(house.server);
+    shell.types("SELECT 1;");
+    shell.keys(ENTER);
+    shell.waits_at("skep:?> ");
+    shell.sees("the connection to the server was lost");
+    shell.sees("not connected: enter tries again");
+    house.server =
+        Server::start(&["up", "--data", &data, "--flight", &address, "--http", "127.0.0.1:0"]).unwrap();
+    shell.keys(ENTER);
+    shell.sees("connected again");
+    shell.waits_at(PROMPT);
+    assert!(shell.run("SELECT 40 + 2 AS answer;").contains("42"));
+}
+
+#[test]
 fn in_a_pipe_there_are_rows_and_errors_and_nothing_else() {
     let house = House::open();
     let url = house.server.flight();
