@@ -37,7 +37,7 @@ pub(crate) async fn interact(shell: &mut Shell) -> Result<(), Stop> {
     shell.say("Skep. Statements end in ;  \\? lists the commands, \\q leaves.");
     for line in shell.config.shell.start.clone() {
         match shell.run(&line, None).await {
-            Ok(()) => {}
+            Ok(()) | Err(Stop::Cancelled) => {}
             Err(Stop::Quit) => return Ok(()),
             Err(stop) => return Err(stop),
         }
@@ -82,6 +82,7 @@ pub(crate) async fn interact(shell: &mut Shell) -> Result<(), Stop> {
         match shell.run(&line, None).await {
             Ok(()) => {}
             Err(Stop::Quit) => return Ok(()),
+            Err(Stop::Cancelled) => {}
             // The next prompt asks for another session.
             Err(Stop::Refused) if matches!(shell.login.target, Target::Url(_)) => {}
             Err(stop) => return Err(stop),

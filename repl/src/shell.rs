@@ -148,20 +148,21 @@ impl Shell {
         };
     }
 
-    /// Runs statements and shell commands in order. Stops at the first that fails, unless told to keep going.
+    /// Runs statements and shell commands in order. Stops at the first that is cancelled, and in what a person did not type
+    /// at the first that fails, unless told to keep going.
     pub(crate) async fn run(&mut self, input: &str, file: Option<&str>) -> Result<(), Stop> {
         for piece in split(input) {
             match piece {
                 Piece::Command { text, line } => {
                     let ran = Box::pin(commands::run(self, &text)).await;
                     let origin = file.map(|file| Origin { file: Some(file), line, lead: "", sql: "" });
-                    self.settle(ran, origin)?;
+                    self.settle(ran, origin, file.is_none())?;
                 }
                 Piece::Sql { text, line, lead, vertical, .. } => {
                     let sql = self.variables.expand(&text);
                     let format = if vertical { Format::Vertical } else { self.effective_format() };
                     let ran = self.statement(&sql, format).await;
-                    self.settle(ran, Some(Origin { file, line, lead: &lead, sql: &sql }))?;
+                    self.settle(ran, Some(Origin { file, line, lead: &lead, sql: &sql }), file.is_none())?;
                 }
             }
         }
@@ -169,7 +170,12 @@ impl Shell {
     }
 
     /// Counts and reports the end of one statement or command.
-    fn settle(&mut self, ran: Result<(), Ended>, origin: Option<Origin<'_>>) -> Result<(), Stop> {
+    fn settle(
+        &mut self,
+        ran: Result<(), Ended>,
+        origin: Option<Origin<'_>>,
+        typed: bool,
+    ) -> Result<(), Stop> {
         match ran {
             Ok(()) => {
                 self.tally.done += 1;
@@ -180,14 +186,14 @@ impl Shell {
             Err(Ended::Interrupted(word)) => {
                 self.tally.failed += 1;
                 self.say(&format!("{} {word}", self.paint.red("cancelled:")));
-                if self.interactive { Ok(()) } else { Err(Stop::Cancelled) }
+                Err(Stop::Cancelled)
             }
             Err(Ended::Failed(failure)) => {
                 self.tally.failed += 1;
                 self.report(&failure.error, origin);
                 match failure.error.kind() {
                     _ if failure.lost => Err(Stop::Refused),
-                    _ if self.interactive || self.keep_going => Ok(()),
+                    _ if self.interactive && typed || self.keep_going => Ok(()),
                     Kind::Denied => Err(Stop::Refused),
                     Kind::Cancelled => Err(Stop::Cancelled),
                     _ => Err(Stop::Failed),

@@ -197,6 +197,11 @@ async fn file(shell: &mut Shell, path: &str) -> Result<(), Ended> {
     match shell.run(&text, Some(&path)).await {
         Ok(()) => Ok(()),
         Err(Stop::Quit) => Err(Ended::Quit),
+        // Why is on the screen.
+        Err(Stop::Failed) if shell.interactive => {
+            shell.say(&format!("the rest of '{path}' did not run"));
+            Ok(())
+        }
         Err(stop) => Err(Ended::Stop(stop)),
     }
 }

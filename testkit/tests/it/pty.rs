@@ -169,8 +169,10 @@ fn errors_show_their_places_and_the_shell_goes_on() {
     ] {
         screens.push(format!("{wrong}\n{}", shell.run(wrong)));
     }
-    let script =
-        house.write("wrong.sql", "-- two lines before\n\nSELECT 1 AS x;\nSELECT y\nFROM lake.flights;\n");
+    let script = house.write(
+        "wrong.sql",
+        "-- two lines before\n\nSELECT 1 AS x;\nSELECT y\nFROM lake.flights;\nSELECT 3;\n",
+    );
     screens.push(shell.run(&format!("\\i {script}")).replace(&script, "wrong.sql"));
     assert_snapshot!(steady(&screens.join("\n\n")), @r"
     SELECT 1; SELECT 1 FRM nowhere;
@@ -257,6 +259,7 @@ fn errors_show_their_places_and_the_shell_goes_on() {
       |        ^
       |
       = hint: columns are carrier
+    the rest of 'wrong.sql' did not run
     ");
     assert!(shell.run("SELECT 2 + 3 AS five;").contains("5"));
 }
@@ -267,7 +270,10 @@ fn a_long_statement_shows_what_it_does_and_ends_when_told() {
     let mut shell = house.shell();
     shell.run("SET skep.execution = 'durable';");
     shell.run("CREATE TABLE lake.t AS SELECT value AS a, value % 3 AS b FROM generate_series(1, 100000);");
-    shell.types("SELECT count(*), sum(x.a * y.a) FROM lake.t x JOIN lake.t y ON x.b = y.b;");
+    // What was typed behind it does not run either.
+    shell.types(
+        "SELECT count(*), sum(x.a * y.a) FROM lake.t x JOIN lake.t y ON x.b = y.b; SELECT 'be' || 'hind';",
+    );
     shell.keys(ENTER);
     shell.sees("running, durable on ");
     shell.sees("(ctrl-c cancels)");
@@ -277,6 +283,7 @@ fn a_long_statement_shows_what_it_does_and_ends_when_told() {
     let text = shell.text();
     assert!(text.contains("cancelled: the statement was cancelled"), "{text}");
     assert!(!text.contains("(ctrl-c cancels)") && !text.contains("stage 1"), "the lines are gone: {text}");
+    assert!(!text.contains("behind"), "{text}");
     // What it took is below the rows of those that end.
     shell.run("SET skep.execution = 'pipelined';");
     let ended = shell.run("SELECT b, count(*) AS n FROM lake.t GROUP BY b;");
