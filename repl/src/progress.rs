@@ -1,8 +1,9 @@
 //! What a statement does while a person waits for it: on stderr, on a terminal, and only if it takes a while.
 //!
 //! ```text
-//! / 3s running, pipelined on 3 workers, 1.2 GiB read, 42 %, about 5 s left (ctrl-c cancels)
-//!     stage 1 [########--------] 3/6 parts, 1200000 rows
+//! / 3s running, durable on 3 workers, 1.2 GiB read (ctrl-c cancels)
+//!     all     [########------------] 42 %, about 5 s left
+//!     stage 1 [##########----------] 3/6 parts, 1200000 rows
 //! ```
 //!
 //! # Cost
@@ -122,9 +123,12 @@ fn text(status: &Work, columns: Option<usize>) -> String {
     }];
     parts.extend(status.scan_bytes.map(|bytes| format!("{} read", ByteSize(bytes))));
     parts.extend(status.rows.filter(|rows| *rows > 0).map(|rows| format!("{rows} rows")));
-    parts.extend(status.progress.map(|share| format!("{:.0} %", share * 100.0)));
-    parts.extend(status.remaining_ms.map(|left| format!("about {} left", time(left))));
     let mut lines = vec![format!("{} {HOW_TO_CANCEL}", parts.join(", "))];
+    lines.extend(status.progress.map(|share| {
+        let left = status.remaining_ms.map(|left| format!(", about {} left", time(left))).unwrap_or_default();
+        let done = (share.clamp(0.0, 1.0) * BAR as f64) as u64;
+        format!("    all     {} {:.0} %{left}", bar(done, BAR), share * 100.0)
+    }));
     // Those that are done say least.
     let ended = |stage: &&Stage| stage.state != "running";
     let spare = status.stages.len().saturating_sub(STAGES_MAX);
@@ -144,9 +148,7 @@ fn stage(stage: &Stage) -> String {
     let mut line = format!("    stage {} ", stage.stage);
     match stage.done {
         Some((done, parts)) => {
-            let full = (done * BAR).checked_div(parts).unwrap_or(0).min(BAR);
-            let (full, rest) = ("#".repeat(full as usize), "-".repeat((BAR - full) as usize));
-            line.push_str(&format!("[{full}{rest}] {done}/{parts} parts"));
+            line.push_str(&format!("{} {done}/{parts} parts", bar(done, parts)));
         }
         None => {
             let tasks = if stage.tasks == 1 { "1 task".to_owned() } else { format!("{} tasks", stage.tasks) };
@@ -157,6 +159,12 @@ fn stage(stage: &Stage) -> String {
         line.push_str(&format!(", {rows} rows"));
     }
     line
+}
+
+/// A bar of which `done` of `of` is full.
+fn bar(done: u64, of: u64) -> String {
+    let full = (done * BAR).checked_div(of).unwrap_or(0).min(BAR);
+    format!("[{}{}]", "#".repeat(full as usize), "-".repeat((BAR - full) as usize))
 }
 
 /// How many workers, in words.
@@ -202,7 +210,8 @@ mod tests {
     #[test]
     fn what_is_known_is_shown_and_nothing_else() {
         insta::assert_snapshot!(text(&status(), None), @r"
-        running, durable on 3 workers, 3 MiB read, 42 %, about 5 s left (ctrl-c cancels)
+        running, durable on 3 workers, 3 MiB read (ctrl-c cancels)
+            all     [########------------] 42 %, about 5 s left
             stage 1 [####################] 6/6 parts, 100 rows
             stage 2 [######--------------] 2/6 parts, 200 rows
             stage 3 6 tasks, running, 300 rows
@@ -220,7 +229,7 @@ mod tests {
         status.stages.extend(more);
         let text = text(&status, Some(40));
         assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
-        assert_eq!(text.lines().count(), 1 + STAGES_MAX);
+        assert_eq!(text.lines().count(), 2 + STAGES_MAX);
         assert!(!text.contains("stage 1 "), "what is done makes room: {text}");
     }
 
