@@ -244,7 +244,7 @@ impl CoordinatorNode {
             }
         };
         coordinator.keep_history(&options.identity, &options.queries, apart.as_ref()).await?;
-        skep_pipeline::Pipelines::add_to(&coordinator, Arc::clone(&clock)).await?;
+        skep_pipeline::Pipelines::add_to(&coordinator, &options.identity, Arc::clone(&clock)).await?;
         let keeper = Keeper::new(namespace, peers, clock).start();
         let maintenance = coordinator.maintain(options.maintenance);
         Ok(Self {

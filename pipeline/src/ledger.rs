@@ -6,6 +6,7 @@
 //! - One run of a project in an environment goes on at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +22,7 @@ use crate::interval;
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE skep_pipeline_run (
         run_id BIGINT PRIMARY KEY NOT NULL, pipeline TEXT NOT NULL, environment TEXT NOT NULL, version TEXT NOT NULL,
-        key TEXT NOT NULL, author TEXT NOT NULL, state TEXT NOT NULL, began_us BIGINT NOT NULL, heard_us BIGINT NOT NULL,
+        key TEXT NOT NULL, owner TEXT NOT NULL, author TEXT NOT NULL, state TEXT NOT NULL, began_us BIGINT NOT NULL, heard_us BIGINT NOT NULL,
         ended_us BIGINT, snapshot_id BIGINT, error TEXT);
     CREATE TABLE skep_pipeline_model (
         run_id BIGINT NOT NULL, model TEXT NOT NULL, position BIGINT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,
@@ -112,6 +113,8 @@ impl Seen {
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     db: MetaDb,
+    /// The coordinator whose runs it writes down.
+    owner: Arc<str>,
 }
 
 fn number(count: u64) -> i64 {
@@ -125,9 +128,20 @@ fn failed(error: sqlx::Error) -> Error {
 impl Ledger {
     /// # Errors
     /// Those of the database.
-    pub(crate) async fn open(db: MetaDb) -> Result<Self> {
+    pub(crate) async fn open(db: MetaDb, owner: &str, now: DateTime<Utc>) -> Result<Self> {
         db.migrate("pipeline", MIGRATIONS).await?;
-        Ok(Self { db })
+        let mut tx = db.begin().await?;
+        sqlx::query(
+            "UPDATE skep_pipeline_run SET state = 'lost', ended_us = ?, error = 'its coordinator ended' \
+             WHERE state = 'running' AND owner = ?",
+        )
+        .bind(now.timestamp_micros())
+        .bind(owner)
+        .execute(tx.conn())
+        .await
+        .map_err(failed)?;
+        tx.commit().await?;
+        Ok(Self { db, owner: owner.into() })
     }
 
     /// Begins a run under a number of its own. Runs that were silent for a minute are lost from here on.
@@ -176,14 +190,15 @@ impl Ledger {
             .map_err(failed)?;
         let run = last.0.unwrap_or(0) + 1;
         sqlx::query(
-            "INSERT INTO skep_pipeline_run (run_id, pipeline, environment, version, key, author, state, began_us, heard_us) \
-             VALUES (?, ?, ?, ?, ?, ?, 'running', ?, ?)",
+            "INSERT INTO skep_pipeline_run (run_id, pipeline, environment, version, key, owner, author, state, began_us, \
+             heard_us) VALUES (?, ?, ?, ?, ?, ?, ?, 'running', ?, ?)",
         )
         .bind(run)
         .bind(&of.pipeline)
         .bind(&of.environment)
         .bind(version)
         .bind(key.to_string())
+        .bind(&*self.owner)
         .bind(author)
         .bind(now.timestamp_micros())
         .bind(now.timestamp_micros())

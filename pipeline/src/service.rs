@@ -44,12 +44,14 @@ impl std::fmt::Debug for Pipelines {
 }
 
 impl Pipelines {
-    /// Opens the ledger of `coordinator`'s catalog, and adds pipelines to it.
+    /// Opens the ledger of `coordinator`'s catalog, and adds pipelines to it. Runs that `identity` left behind when it ended
+    /// are lost.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn add_to(coordinator: &Coordinator, clock: Arc<dyn Clock>) -> Result<()> {
-        let ledger = Ledger::open(coordinator.open_session("pipeline").catalog().db().clone()).await?;
+    pub async fn add_to(coordinator: &Coordinator, identity: &str, clock: Arc<dyn Clock>) -> Result<()> {
+        let db = coordinator.open_session("pipeline").catalog().db().clone();
+        let ledger = Ledger::open(db, identity, clock.now()).await?;
         coordinator.extend(Arc::new(Self { coordinator: coordinator.clone(), ledger, clock }));
         Ok(())
     }
@@ -88,16 +90,12 @@ impl Extension for Pipelines {
         let own = self.coordinator.open_session(session.user());
         let clock = Arc::clone(&self.clock);
         let runner = Runner::new(own, self.ledger.clone(), project, request, events, clock).await?;
-        let work = match action {
-            CHECK => task::spawn("pipeline check", check(runner)),
-            _ => task::spawn("pipeline run", runner.run()),
-        };
-        // The work ends with its listener: what it staged is written down.
-        let answers = ReceiverStream::new(heard).map(move |event| {
-            let _ = &work;
-            answer(&event)
-        });
-        Ok(answers.boxed())
+        // They see for themselves that nobody listens any more.
+        match action {
+            CHECK => task::spawn("pipeline check", check(runner)).detach(),
+            _ => task::spawn("pipeline run", runner.run()).detach(),
+        }
+        Ok(ReceiverStream::new(heard).map(|event| answer(&event)).boxed())
     }
 
     fn tables(&self) -> Vec<SystemTable> {

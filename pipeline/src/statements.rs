@@ -24,6 +24,11 @@ pub(crate) fn time(time: chrono::NaiveDateTime) -> String {
     format!("TIMESTAMP '{}'", text(time))
 }
 
+/// A moment as a literal, as exact as tables keep it.
+pub(crate) fn moment(time: chrono::DateTime<chrono::Utc>) -> String {
+    format!("TIMESTAMP '{}'", time.naive_utc().format("%Y-%m-%d %H:%M:%S%.6f"))
+}
+
 fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(quote).collect::<Vec<_>>().join(", ")
 }
@@ -100,10 +105,10 @@ pub(crate) fn partitions(name: &Name, keys: &[String], columns: &Schema, query: 
 pub(crate) fn merge(name: &Name, keys: &[String], columns: &Schema, query: &str) -> String {
     let all = names(columns);
     let on: Vec<String> =
-        keys.iter().map(|key| format!("t.{0} IS NOT DISTINCT FROM s.{0}", quote(key))).collect();
+        keys.iter().map(|key| format!("(t.{0} IS NOT DISTINCT FROM s.{0})", quote(key))).collect();
     let rest: Vec<&str> = all.iter().copied().filter(|name| !keys.iter().any(|key| key == name)).collect();
     let differ: Vec<String> =
-        rest.iter().map(|name| format!("t.{0} IS DISTINCT FROM s.{0}", quote(name))).collect();
+        rest.iter().map(|name| format!("(t.{0} IS DISTINCT FROM s.{0})", quote(name))).collect();
     let set: Vec<String> = rest.iter().map(|name| format!("{0} = s.{0}", quote(name))).collect();
     let matched = if rest.is_empty() {
         String::new()
@@ -144,7 +149,7 @@ pub(crate) fn snapshot(
 ) -> [String; 2] {
     let all = names(columns);
     let on: Vec<String> =
-        keys.iter().map(|key| format!("t.{0} IS NOT DISTINCT FROM s.{0}", quote(key))).collect();
+        keys.iter().map(|key| format!("(t.{0} IS NOT DISTINCT FROM s.{0})", quote(key))).collect();
     let on = on.join(" AND ");
     let watched: Vec<&str> = if check.is_empty() {
         all.iter().copied().filter(|name| !keys.iter().any(|key| key == name)).collect()
@@ -152,7 +157,7 @@ pub(crate) fn snapshot(
         check.iter().map(String::as_str).collect()
     };
     let differ: Vec<String> =
-        watched.iter().map(|name| format!("t.{0} IS DISTINCT FROM s.{0}", quote(name))).collect();
+        watched.iter().map(|name| format!("(t.{0} IS DISTINCT FROM s.{0})", quote(name))).collect();
     let differ = if differ.is_empty() { "false".to_owned() } else { differ.join(" OR ") };
     let (from, to, current) = (quote(VALID_FROM), quote(VALID_TO), quote(CURRENT));
     let close = format!(

@@ -2,11 +2,12 @@
 //! it will be, in a transaction that is given up.
 
 use skep_common::{Error, Result};
+use skep_engine::names::{INFORMATION_SCHEMA, SYSTEM_SCHEMA};
 
 use super::stage::{column_is_there, seed};
 use super::{Runner, placed, rows};
 use crate::event::{Event, State};
-use crate::project::{Kind, Model, Name, Problem};
+use crate::project::{Kind, Model, Name, Problem, near};
 use crate::statements;
 
 /// Tells every problem as an event; the last one says whether there were some.
@@ -64,6 +65,7 @@ impl Runner {
     }
 
     async fn check_model(&self, model: &Model) -> Result<()> {
+        self.references(model).await?;
         let name = self.table(&model.name);
         let query = self.bound(&model.sql, &model.reads, self.any_span(model));
         if model.kind == Kind::View {
@@ -95,6 +97,30 @@ impl Runner {
             let sql = statements::count(&name, &test.rule, "now()", to);
             let described = self.session.describe(&sql).await;
             described.map_err(|e| unplaced(e).context(format!("test {}", test.name)))?;
+        }
+        Ok(())
+    }
+
+    /// Looks whether every table that a model names is one of the project or of the catalog.
+    pub(super) async fn references(&self, model: &Model) -> Result<()> {
+        let snapshot = self.session.sees().await?;
+        for table in &model.reads.tables {
+            let name = Name::of(table);
+            let there = self.table(&name);
+            let known = [SYSTEM_SCHEMA, INFORMATION_SCHEMA].contains(&name.schema.as_str())
+                || self.project.models.iter().any(|other| other.name == name)
+                || snapshot.table(&there.schema, &there.name).is_some()
+                || snapshot.view(&there.schema, &there.name).is_some();
+            if known {
+                continue;
+            }
+            let mut names: Vec<String> =
+                self.project.models.iter().map(|other| other.name.to_string()).collect();
+            names
+                .extend(snapshot.tables(&name.schema).map(|table| format!("{}.{}", name.schema, table.name)));
+            let error = Error::not_found(format!("table '{name}' does not exist"));
+            let error = near(error, &name.to_string(), names.iter().map(String::as_str));
+            return Err(error.at(table.span));
         }
         Ok(())
     }

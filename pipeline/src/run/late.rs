@@ -21,7 +21,7 @@ pub(super) struct Watched {
     pub(super) time: String,
 }
 
-/// All of a query, in the order in which they stand.
+/// All of a query, those of outer queries first.
 pub(super) fn watched(query: &Query) -> Vec<Watched> {
     let mut finder = Finder::default();
     let _ = query.visit(&mut finder);
@@ -167,7 +167,7 @@ mod tests {
                 "WITH x AS (SELECT * FROM lake.o AS o JOIN lake.c ON o.c = c.id WHERE (o.at BETWEEN $start AND $end)) \
                  SELECT * FROM x UNION ALL SELECT * FROM s.y WHERE $start <= y.day"
             ),
-            ["lake.o AS o: o.at", "s.y AS y: y.day"]
+            ["s.y AS y: y.day", "lake.o AS o: o.at"]
         );
         // Whose column it is nobody can tell; it need not hold; it is no table.
         assert!(found("SELECT * FROM a JOIN b ON true WHERE t >= $start").is_empty());

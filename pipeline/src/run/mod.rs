@@ -28,7 +28,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
 use skep_common::clock::Clock;
-use skep_common::{Error, Result, task};
+use skep_common::{Error, Kind as ErrorKind, Result, task};
 use skep_coordinator::Session;
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
@@ -199,7 +199,7 @@ impl Runner {
             let value = match name.as_str() {
                 "start" => crate::statements::time(span.start),
                 "end" => crate::statements::time(span.end),
-                "run_time" => crate::statements::time(self.begun.naive_utc()),
+                "run_time" => crate::statements::moment(self.begun),
                 name => self.project.vars.get(name).cloned().unwrap_or_else(|| "NULL".to_owned()),
             };
             edits.push((*place, value));
@@ -225,7 +225,15 @@ impl Runner {
     /// Runs all of it. Whatever happens is told as events; the last one says how it ended.
     pub(crate) async fn run(mut self) {
         let started = self.clock.instant();
-        let ended = self.begin_and_run().await;
+        let events = self.events.clone();
+        let ended = tokio::select! {
+            ended = self.begin_and_run() => ended,
+            // What runs ends with its future; a commit that was begun is made all the same.
+            () = events.closed() => Err(Error::new(ErrorKind::Cancelled, "whoever asked for the run went away")),
+        };
+        if ended.is_err() {
+            self.keep_staged().await;
+        }
         let now = self.clock.now();
         let (state, snapshot, message) = match ended {
             Ok((state, snapshot, message)) => (state, snapshot, message),
@@ -281,14 +289,17 @@ impl Runner {
             Err(error) => Err(error),
         };
         drop(beating);
-        if ended.is_err() && self.session.changed().unwrap_or(false) {
-            // What is staged can be read and gone on with.
-            self.session.save().await?;
-        }
-        if ended.is_err() {
-            self.session.leave();
-        }
         ended
+    }
+
+    /// Writes down what is staged, so that it can be gone on with.
+    async fn keep_staged(&self) {
+        if self.session.changed().unwrap_or(false)
+            && let Err(error) = self.session.save().await
+        {
+            tracing::warn!(run = self.run, error = error.report(), "what a run staged was not written down");
+        }
+        self.session.leave();
     }
 
     /// The failed run that this one goes on with, and the models that it staged.

@@ -19,6 +19,7 @@ use crate::statements;
 
 impl Runner {
     pub(super) async fn stage_and_test(&self, model: &Model, changed: &BTreeSet<Name>) -> Result<Outcome> {
+        self.references(model).await?;
         let work = self.decide(model, changed).await?;
         let range = match &work {
             Work::Spans { spans, .. } => {
@@ -163,7 +164,7 @@ impl Runner {
             }
             Kind::Merge => vec![statements::merge(&name, &header.key, &columns, &query.text)],
             Kind::Snapshot => {
-                let now = statements::time(self.begun.naive_utc());
+                let now = statements::moment(self.begun);
                 statements::snapshot(&name, &header.key, &header.check, &columns, &query.text, &now).to_vec()
             }
             _ => vec![statements::overwrite(&name, &columns, &query.text)],

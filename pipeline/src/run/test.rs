@@ -40,7 +40,7 @@ impl Runner {
 
     async fn test(&self, of: &Name, test: &Test) -> Result<Option<Error>> {
         let name = self.table(of);
-        let now = statements::time(self.begun.naive_utc());
+        let now = statements::moment(self.begun);
         let to = |other: &Name| self.table(other);
         let wrong = |e: Error| e.context(format!("test {} of '{of}'", test.name));
         let count = rows::number(&self.session, &statements::count(&name, &test.rule, &now, to)).await;
@@ -86,7 +86,7 @@ impl Runner {
             "CAST({} AS BIGINT) AS run_id, {} AS failed_test, {} AS failed_at",
             self.run,
             crate::project::quoted(test),
-            statements::time(self.begun.naive_utc())
+            statements::moment(self.begun)
         );
         let names = self.names.lock().await;
         let snapshot = self.session.sees().await?;

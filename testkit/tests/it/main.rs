@@ -28,6 +28,7 @@ mod locations;
 mod memory;
 mod other_stores;
 mod partitions;
+mod pipelines;
 mod postgres;
 mod process;
 mod pty;
