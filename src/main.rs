@@ -33,8 +33,8 @@ use skep_common::{Error, Kind};
 
 use crate::cli::{Cli, Command};
 
-/// Plans of many joins recurse deeply.
-const STACK_BYTES: usize = 8 << 20;
+/// Plans of many joins recurse deeply. Only what is used of it takes memory.
+const STACK_BYTES: usize = 64 << 20;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -14,6 +14,7 @@
 mod alter;
 mod alteration;
 mod care;
+mod chains;
 mod clauses;
 mod copy;
 mod create;

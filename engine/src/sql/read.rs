@@ -105,6 +105,7 @@ impl<'a> Reader<'a> {
                 None => Error::invalid(message),
             }
         })?;
+        super::chains::check(&tokens)?;
         number_parameters(&mut tokens);
         let tokens = closed_types(tags(tokens));
         let parser =
