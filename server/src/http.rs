@@ -1,6 +1,8 @@
 //! The HTTP door: liveness, readiness, and a page for people who open it in a browser.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -8,9 +10,15 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use skep_common::task::spawn;
 use skep_common::{Error, Result};
 use skep_coordinator::Coordinator;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// The routes.
 ///
@@ -29,18 +37,73 @@ pub fn router(coordinator: Coordinator) -> Router {
 
 /// Serves [`router`] on `listener` until `shutdown` resolves; open requests are answered first.
 ///
+/// A connection has ten seconds to send the head of a request, and ends after ten minutes in any case.
+///
 /// # Errors
-/// [`Kind::Unavailable`](skep_common::Kind::Unavailable) if the listener fails.
+/// [`Kind::Unavailable`](skep_common::Kind::Unavailable) if the listener has no address any more.
 pub async fn serve(
     coordinator: Coordinator,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
-    axum::serve(listener, router(coordinator))
-        .with_graceful_shutdown(shutdown)
-        .await
-        .map_err(|e| Error::unavailable("the HTTP listener failed").source(e))
+    let gone = |e| Error::unavailable("the HTTP listener failed").source(e);
+    let address = listener.local_addr().map_err(gone)?;
+    tracing::debug!(%address, "HTTP");
+    let app = router(coordinator);
+    let mut http = Builder::new(TokioExecutor::new()).http1_only();
+    http.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    let (free, closing) = (Arc::new(Semaphore::new(CONNECTIONS_MAX as usize)), CancellationToken::new());
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut shutdown => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Mostly too many open files, of which some may be closed in a moment.
+                tracing::warn!(%error, "the HTTP port took no connection");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        // One too many is closed.
+        let Ok(permit) = Arc::clone(&free).try_acquire_owned() else { continue };
+        let service = TowerToHyperService::new(app.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
+        let closed = closing.clone().cancelled_owned();
+        let work = async move {
+            let _permit = permit;
+            tokio::pin!(connection, closed);
+            let served = async {
+                tokio::select! {
+                    served = connection.as_mut() => return served,
+                    () = closed => connection.as_mut().graceful_shutdown(),
+                }
+                connection.await
+            };
+            match tokio::time::timeout(LIFETIME, served).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(error)) => tracing::debug!(error, "an HTTP connection failed"),
+            }
+        };
+        spawn("http connection", work).detach();
+    }
+    closing.cancel();
+    // Whoever is slower is left.
+    let _ = tokio::time::timeout(PATIENCE, free.acquire_many(CONNECTIONS_MAX)).await;
+    Ok(())
 }
+
+/// Connections at a time.
+const CONNECTIONS_MAX: u32 = 512;
+/// Time for the head of a request, and for open requests when the port closes.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest life of a connection.
+const LIFETIME: Duration = Duration::from_secs(600);
+/// How long nothing is accepted after an error.
+const PAUSE: Duration = Duration::from_millis(100);
 
 async fn ready(State(coordinator): State<Coordinator>) -> (StatusCode, &'static str) {
     if coordinator.ready() {

@@ -29,6 +29,11 @@ pub struct Config {
     /// How long a poll waits for the end of its statement before it answers how far it is. 0 to 1 min.
     #[serde(with = "skep_common::unit::duration")]
     pub poll_wait: Duration,
+    /// Most connections at a time. More are closed as they come.
+    pub connections_max: usize,
+    /// Time that a connection has until it speaks HTTP/2.
+    #[serde(with = "skep_common::unit::duration")]
+    pub greeting_timeout: Duration,
     /// Longest message that is accepted, and most bytes of parameters bound to one statement.
     pub message_max: ByteSize,
     /// Size at which rows are cut into messages.
@@ -59,6 +64,8 @@ impl Default for Config {
             polled_max: 64,
             polled_bytes: ByteSize::mib(4),
             poll_wait: Duration::from_millis(500),
+            connections_max: 10_000,
+            greeting_timeout: Duration::from_secs(10),
             message_max: ByteSize::mib(64),
             message_target: ByteSize::mib(2),
             answer_after: Duration::from_secs(1),

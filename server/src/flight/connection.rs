@@ -1,11 +1,17 @@
 //! Connections, each with an id that its calls carry.
+//!
+//! Keepalives find out about connections that died, once they speak HTTP/2. One that does not say so in time is closed here.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Weak;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
 use uuid::Uuid;
 
@@ -35,11 +41,31 @@ pub(crate) struct Connection<IO> {
     io: IO,
     peer: Peer,
     sessions: Weak<Sessions>,
+    /// Until it has said as much as every client says first.
+    greeting: Option<Greeting>,
+    _permit: OwnedSemaphorePermit,
 }
 
+struct Greeting {
+    missing: usize,
+    late: Pin<Box<Sleep>>,
+}
+
+/// Bytes of the preface with which an HTTP/2 connection begins.
+const PREFACE_BYTES: usize = 24;
+
 impl<IO> Connection<IO> {
-    pub(crate) fn new(io: IO, address: Option<SocketAddr>, sessions: Weak<Sessions>) -> Self {
-        Self { io, peer: Peer { connection: ConnectionId::generate(), address }, sessions }
+    /// Has `patience` until it speaks.
+    pub(crate) fn new(
+        io: IO,
+        address: Option<SocketAddr>,
+        sessions: Weak<Sessions>,
+        patience: Duration,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let peer = Peer { connection: ConnectionId::generate(), address };
+        let greeting = Greeting { missing: PREFACE_BYTES, late: Box::pin(sleep(patience)) };
+        Self { io, peer, sessions, greeting: Some(greeting), _permit: permit }
     }
 }
 
@@ -64,7 +90,16 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Connection<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        let Some(greeting) = &mut self.greeting else { return read };
+        greeting.missing = greeting.missing.saturating_sub(buf.filled().len() - before);
+        if greeting.missing == 0 {
+            self.greeting = None;
+        } else if read.is_pending() && greeting.late.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 

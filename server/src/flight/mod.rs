@@ -6,6 +6,7 @@
 //!   run          statements: plan, run once, stream
 //!   poll         statements that run while their clients poll
 //!   put          bound parameters, updates with parameters, rows to ingest
+//!     guard      what the messages of rows may claim
 //!   actions      prepared statements, transactions, session options, cancelling
 //!   metadata     catalogs, schemas, tables, keys, types; sql_info, types
 //! handle       what tickets and prepared statements carry
@@ -19,6 +20,7 @@
 mod actions;
 mod config;
 mod connection;
+mod guard;
 mod handle;
 mod metadata;
 mod parameters;
@@ -45,7 +47,7 @@ use skep_common::{Error, Result};
 use skep_coordinator::Coordinator;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server};
@@ -60,6 +62,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Longest headers: drivers copy unknown options of their URL into them.
 const HEADERS_MAX: u32 = 64 << 10;
+/// Calls of one connection at a time; more wait.
+const CALLS_MAX: u32 = 256;
 /// Longest message that is sent. Rows are cut well below; only a single huge value comes near.
 const ENCODED_MAX: usize = i32::MAX as usize;
 
@@ -158,8 +162,21 @@ impl Door {
         let sessions = Arc::new(Sessions::new(coordinator, authenticator, Config::clone(&config), clock));
         let _sweeper = spawn("flight session sweep", sweep(Arc::clone(&sessions)));
         let weak = Arc::downgrade(&sessions);
-        let incoming = incoming.map(move |accepted| {
-            accepted.map(|(io, address)| Connection::new(io, address, std::sync::Weak::clone(&weak)))
+        let free = Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS)));
+        let patience = config.greeting_timeout;
+        let incoming = incoming.filter_map(move |accepted| {
+            let connected = match (accepted, Arc::clone(&free).try_acquire_owned()) {
+                (Err(error), _) => Some(Err(error)),
+                (Ok((io, address)), Ok(permit)) => {
+                    let weak = std::sync::Weak::clone(&weak);
+                    Some(Ok(Connection::new(io, address, weak, patience, permit)))
+                }
+                (Ok((_, address)), Err(_)) => {
+                    tracing::warn!(?address, "closed, for flight.connections_max are open");
+                    None
+                }
+            };
+            std::future::ready(connected)
         });
         let _ended = Ended(Arc::clone(&sessions));
         let service = FlightServiceServer::new(Service { sessions, config: Arc::clone(&config) })
@@ -171,6 +188,7 @@ impl Door {
             .http2_keepalive_interval(Some(config.keepalive_interval))
             .http2_keepalive_timeout(Some(config.keepalive_timeout))
             .http2_max_header_list_size(HEADERS_MAX)
+            .max_concurrent_streams(Some(CALLS_MAX))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .add_service(service)

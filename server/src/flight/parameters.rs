@@ -14,8 +14,12 @@ use super::sessions::Parameters;
 /// drivers send, give their values.
 ///
 /// # Errors
-/// [`Kind::Invalid`](skep_common::Kind::Invalid) for another number of columns, and values that do not cast.
-pub(crate) fn rows(batch: &RecordBatch, expected: &Schema) -> Result<Vec<Parameters>> {
+/// [`Kind::Invalid`](skep_common::Kind::Invalid) for another number of columns, and values that do not cast;
+/// [`Kind::Exhausted`](skep_common::Kind::Exhausted) if they would take more than `bytes_max`.
+pub(crate) fn rows(batch: &RecordBatch, expected: &Schema, bytes_max: usize) -> Result<Vec<Parameters>> {
+    if bytes(batch) > bytes_max {
+        return Err(too_many(bytes_max));
+    }
     let (given, wanted) = (batch.num_columns(), expected.fields().len());
     if given != wanted {
         return Err(Error::invalid(format!("the statement has {wanted} parameters, {given} were bound")));
@@ -26,6 +30,17 @@ pub(crate) fn rows(batch: &RecordBatch, expected: &Schema) -> Result<Vec<Paramet
         columns.map(|(i, (column, field))| value(column, row, field.data_type(), i + 1)).collect()
     })
     .collect()
+}
+
+/// Bytes that the rows of `batch` take as scalars, without what these point to.
+pub(crate) fn bytes(batch: &RecordBatch) -> usize {
+    let row = size_of::<Parameters>() + batch.num_columns() * size_of::<ScalarValue>();
+    batch.num_rows().saturating_mul(row)
+}
+
+pub(crate) fn too_many(bytes_max: usize) -> Error {
+    Error::exhausted(format!("the parameters take more than {bytes_max} bytes"))
+        .hint("ingest the rows into a table, or raise flight.message_max")
 }
 
 fn value(column: &ArrayRef, row: usize, wanted: &DataType, position: usize) -> Result<ScalarValue> {
@@ -62,6 +77,8 @@ mod tests {
 
     use super::*;
 
+    const MAX: usize = 1 << 20;
+
     fn batch(columns: Vec<ArrayRef>) -> RecordBatch {
         let fields: Vec<Field> = columns
             .iter()
@@ -82,7 +99,7 @@ mod tests {
             Arc::new(Int64Array::from(vec![Some(1), None])),
             Arc::new(StringArray::from(vec!["2013-01-01", "2013-01-02"])),
         ]);
-        let rows = rows(&batch, &expected(&[DataType::Int32, DataType::Date32])).unwrap();
+        let rows = rows(&batch, &expected(&[DataType::Int32, DataType::Date32]), MAX).unwrap();
         assert_eq!(rows[0], [ScalarValue::Int32(Some(1)), ScalarValue::Date32(Some(15706))]);
         assert_eq!(rows[1], [ScalarValue::Int32(None), ScalarValue::Date32(Some(15707))]);
     }
@@ -90,9 +107,9 @@ mod tests {
     #[test]
     fn wrong_counts_and_values_name_the_parameter() {
         let batch = batch(vec![Arc::new(StringArray::from(vec!["x"]))]);
-        let count = rows(&batch, &expected(&[])).unwrap_err();
+        let count = rows(&batch, &expected(&[]), MAX).unwrap_err();
         assert_eq!(count.message(), "the statement has 0 parameters, 1 were bound");
-        let value = rows(&batch, &expected(&[DataType::Int64])).unwrap_err();
+        let value = rows(&batch, &expected(&[DataType::Int64]), MAX).unwrap_err();
         assert!(value.message().starts_with("parameter 1 is not a value of type Int64"), "{value}");
     }
 
@@ -110,7 +127,7 @@ mod tests {
             vec![Arc::new(Int64Array::from(vec![7])), Arc::new(StringArray::from(vec!["a"]))],
         )
         .unwrap();
-        let rows = rows(&batch(vec![Arc::new(union)]), &expected(&[DataType::Null])).unwrap();
+        let rows = rows(&batch(vec![Arc::new(union)]), &expected(&[DataType::Null]), MAX).unwrap();
         assert_eq!(rows, [[ScalarValue::from("a")], [ScalarValue::from(7i64)]]);
     }
 }

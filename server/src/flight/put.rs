@@ -1,11 +1,12 @@
 //! What clients send in: parameters to bind, parameters of updates, rows to ingest.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
+use arrow_flight::decode::{DecodedFlightData, DecodedPayload, FlightDataDecoder};
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::{
     CommandStatementIngest, DoPutPreparedStatementResult, DoPutUpdateResult, TableExistsOption,
@@ -25,7 +26,7 @@ use tonic::{Status, Streaming};
 
 use super::metadata::CATALOG;
 use super::sessions::{Lease, Parameters, Place, Prepared, Sessions};
-use super::{parameters, run};
+use super::{guard, parameters, run};
 
 /// Answers to a DoPut.
 pub(crate) type Answers = BoxStream<'static, Result<PutResult, Status>>;
@@ -55,14 +56,38 @@ fn from_flight(error: FlightError) -> Error {
 }
 
 /// The Arrow messages of a DoPut. Empty ones, by which drivers carry the command alone, are left out.
-fn messages(first: FlightData, rest: Streaming<FlightData>) -> FlightDataDecoder {
+fn messages(
+    first: FlightData,
+    rest: Streaming<FlightData>,
+    bytes_max: usize,
+) -> impl Stream<Item = Result<DecodedFlightData, FlightError>> + Send + Unpin + 'static {
     let all = stream::iter([Ok(first)]).chain(rest);
     let full = all.try_filter(|data| std::future::ready(!data.data_header.is_empty()));
-    FlightDataDecoder::new(full.map_err(|status| FlightError::Tonic(Box::new(status))))
+    let honest = full.and_then(move |data| {
+        std::future::ready(guard::check(&data, bytes_max).map(|()| data).map_err(|e| e.to_status()))
+    });
+    let decoder = FlightDataDecoder::new(honest.map_err(|status| FlightError::Tonic(Box::new(status))));
+    let weighed = decoder.and_then(move |decoded| {
+        let weighed = match &decoded.payload {
+            DecodedPayload::RecordBatch(batch) => guard::weigh(batch, bytes_max),
+            DecodedPayload::Schema(_) | DecodedPayload::None => Ok(()),
+        };
+        std::future::ready(weighed.map(|()| decoded).map_err(|e| FlightError::Tonic(Box::new(e.to_status()))))
+    });
+    // The decoder trusts its input in places, and panics where that was wrong; it is not asked again after that.
+    AssertUnwindSafe(weighed).catch_unwind().map(|decoded| {
+        decoded.unwrap_or_else(|_| {
+            Err(FlightError::DecodeError("the messages contradict themselves".to_owned()))
+        })
+    })
 }
 
-fn batches(first: FlightData, rest: Streaming<FlightData>) -> BoxStream<'static, Result<RecordBatch>> {
-    let decoded = messages(first, rest).map_err(from_flight);
+fn batches(
+    first: FlightData,
+    rest: Streaming<FlightData>,
+    bytes_max: usize,
+) -> BoxStream<'static, Result<RecordBatch>> {
+    let decoded = messages(first, rest, bytes_max).map_err(from_flight);
     decoded
         .try_filter_map(|data| async move {
             Ok(match data.payload {
@@ -152,15 +177,11 @@ struct BoundRows {
 
 impl AsyncTake<BoundRows> for Bind {
     async fn take(&self, state: &mut BoundRows, batch: RecordBatch) -> Result<()> {
-        state.bytes += batch.get_array_memory_size();
+        state.bytes += batch.get_array_memory_size() + parameters::bytes(&batch);
         if state.bytes > self.bytes_max {
-            return Err(Error::exhausted(format!(
-                "more than {} bytes of parameters were bound",
-                self.bytes_max
-            ))
-            .hint("ingest the rows into a table, or raise flight.message_max"));
+            return Err(parameters::too_many(self.bytes_max));
         }
-        state.rows.extend(parameters::rows(&batch, &self.prepared.parameters)?);
+        state.rows.extend(parameters::rows(&batch, &self.prepared.parameters, self.bytes_max)?);
         *self.prepared.bound.lock() = Some(Arc::new(state.rows.clone()));
         // Held, so that the session does not go idle while a client binds.
         let _ = &self.lease;
@@ -179,7 +200,7 @@ pub(crate) fn bind(
 ) -> Answers {
     let (patience, bytes_max) = limits;
     let take = Bind { lease, prepared, bytes_max };
-    answer(batches(first, rest), patience, BoundRows::default(), take, move |_| Ok(bound(&handle)))
+    answer(batches(first, rest, bytes_max), patience, BoundRows::default(), take, move |_| Ok(bound(&handle)))
 }
 
 /// Runs an update once for each row of parameters.
@@ -187,11 +208,12 @@ struct Update {
     sessions: Arc<Sessions>,
     place: Place,
     prepared: Arc<Prepared>,
+    bytes_max: usize,
 }
 
 impl AsyncTake<Option<Done>> for Update {
     async fn take(&self, total: &mut Option<Done>, batch: RecordBatch) -> Result<()> {
-        for parameters in parameters::rows(&batch, &self.prepared.parameters)? {
+        for parameters in parameters::rows(&batch, &self.prepared.parameters, self.bytes_max)? {
             let done = run::update(&self.sessions, &self.place, &self.prepared.sql, parameters).await?;
             *total = Some(run::add(total.take(), done));
         }
@@ -204,13 +226,14 @@ pub(crate) fn update(
     sessions: Arc<Sessions>,
     place: Place,
     prepared: Arc<Prepared>,
-    patience: Duration,
+    limits: (Duration, usize),
     first: FlightData,
     rest: Streaming<FlightData>,
 ) -> Answers {
+    let (patience, bytes_max) = limits;
     let wanted = prepared.parameters.fields().len();
-    let take = Update { sessions, place, prepared };
-    answer(batches(first, rest), patience, None, take, move |total| match total {
+    let take = Update { sessions, place, prepared, bytes_max };
+    answer(batches(first, rest, bytes_max), patience, None, take, move |total| match total {
         Some(done) => Ok(updated(run::count(done))),
         None => Err(Error::invalid(format!("the statement has {wanted} parameters, none are bound"))),
     })
@@ -251,14 +274,15 @@ pub(crate) async fn ingest(
         },
     };
     sessions.authorise(&place.lease, &target.to_string())?;
-    let (schema, rows) = typed(messages(first, rest)).await?;
+    let bytes_max = sessions.config().message_max.as_usize();
+    let (schema, rows) = typed(messages(first, rest, bytes_max)).await?;
     let rows = rows.map_err(|e| DataFusionError::External(Box::new(e)));
     place.session.ingest(&target, Box::pin(RecordBatchStreamAdapter::new(schema, rows))).await
 }
 
 /// The schema that opens the stream, and the batches after it.
 async fn typed(
-    mut decoder: FlightDataDecoder,
+    mut decoder: impl Stream<Item = Result<DecodedFlightData, FlightError>> + Send + Unpin + 'static,
 ) -> Result<(SchemaRef, BoxStream<'static, Result<RecordBatch>>)> {
     loop {
         let Some(data) = decoder.try_next().await.map_err(from_flight)? else {

@@ -145,7 +145,8 @@ impl Service {
                     let done = run::update(&self.sessions, &place, &prepared.sql, Vec::new()).await?;
                     return Ok(put::once(put::updated(run::count(&done))));
                 }
-                Ok(put::update(Arc::clone(&self.sessions), place, prepared, patience, first, input))
+                let limits = (patience, bytes_max);
+                Ok(put::update(Arc::clone(&self.sessions), place, prepared, limits, first, input))
             }
             Command::CommandPreparedStatementQuery(query) => {
                 let handle = query.prepared_statement_handle;

@@ -1,4 +1,4 @@
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, TimeUnit};
 use arrow_flight::FlightDescriptor;
 use arrow_flight::sql::CommandStatementQuery;
 use skep_common::{Kind, Position};
@@ -64,7 +64,7 @@ async fn f5_f19_the_schema_is_the_same_wherever_it_is_told() {
 }
 
 #[tokio::test]
-async fn errors_keep_kind_place_and_hint() {
+async fn f24_errors_keep_kind_place_and_hint() {
     let server = Server::start().await;
     let mut client = server.connect().await;
     client.update("CREATE TABLE flights (id BIGINT)").await.unwrap();
@@ -81,7 +81,7 @@ async fn errors_keep_kind_place_and_hint() {
 }
 
 #[tokio::test]
-async fn a_long_error_stays_one() {
+async fn f15_a_long_error_stays_one() {
     let server = Server::start().await;
     let mut client = server.connect().await;
     let sql = format!("SELECT {} FROM nowhere", "x".repeat(20_000));
@@ -119,4 +119,74 @@ async fn a_table_that_changes_between_plan_and_fetch_is_a_conflict() {
     client.update("CREATE TABLE t AS SELECT 'x' AS b").await.unwrap();
     let stale = client.redeem(&info).await.unwrap_err();
     assert_eq!(stale.kind(), Kind::Conflict, "{stale:?}");
+}
+
+/// Types inside the engine that clients do not know come out as those they do; times keep their zone.
+#[tokio::test]
+async fn f6_f7_results_have_types_that_every_client_knows() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    client
+        .update("CREATE TABLE t (s VARCHAR, b BINARY, z TIMESTAMP WITH TIME ZONE, l VARCHAR[])")
+        .await
+        .unwrap();
+    client
+        .update("INSERT INTO t VALUES ('text', X'00ff', TIMESTAMP '2013-07-01 12:00:00', ['a', 'b'])")
+        .await
+        .unwrap();
+    let info =
+        client.info("SELECT s, b, z, l, upper(s) AS u, CAST(s AS VARCHAR) || 'x' AS x FROM t").await.unwrap();
+    let (found, batches) = client.redeem(&info).await.unwrap();
+    let types: Vec<&DataType> = found.fields().iter().map(|field| field.data_type()).collect();
+    let item = match types[3] {
+        DataType::List(item) => item.data_type(),
+        other => panic!("{other}"),
+    };
+    assert_eq!((types[0], types[1], item), (&DataType::Utf8, &DataType::Binary, &DataType::Utf8));
+    assert_eq!((types[4], types[5]), (&DataType::Utf8, &DataType::Utf8));
+    assert_eq!(types[2], &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())));
+    let shown = arrow::util::pretty::pretty_format_batches(&batches).unwrap().to_string();
+    assert!(shown.contains("2013-07-01T12:00:00Z"), "{shown}");
+}
+
+/// Drivers that read the first endpoint only get everything, and nobody is sent to an address that they cannot reach.
+#[tokio::test]
+async fn f13_f14_a_result_has_one_endpoint_and_no_location() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let info = client.info("SELECT value FROM generate_series(1, 300000)").await.unwrap();
+    assert_eq!(info.endpoint.len(), 1);
+    assert!(info.endpoint[0].location.is_empty() && info.endpoint[0].expiration_time.is_some());
+    assert!(info.ordered);
+    let (_, batches) = client.redeem(&info).await.unwrap();
+    assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 300_000);
+}
+
+/// Drivers copy what they do not know of their URL into headers.
+#[tokio::test]
+async fn f20_long_headers_are_taken() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    client.headers.insert("application", "x".repeat(30_000).parse().unwrap());
+    assert_eq!(client.numbers("SELECT 1").await.unwrap(), [1]);
+    client.headers.insert("application", "x".repeat(100_000).parse().unwrap());
+    assert!(client.numbers("SELECT 1").await.is_err());
+    let mut other = server.connect().await;
+    assert_eq!(other.numbers("SELECT 1").await.unwrap(), [1]);
+}
+
+/// Decimals say their precision and scale where drivers read them, the same in every schema.
+#[tokio::test]
+async fn decimals_tell_their_precision() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let info = client.info("SELECT CAST(1.5 AS DECIMAL(10, 2)) AS d, 1 AS i").await.unwrap();
+    let (found, _) = client.redeem(&info).await.unwrap();
+    assert_eq!(schema(&info.schema), *found);
+    let metadata = found.field(0).metadata();
+    assert_eq!(
+        (metadata["ARROW:FLIGHT:SQL:PRECISION"].as_str(), metadata["ARROW:FLIGHT:SQL:SCALE"].as_str()),
+        ("10", "2")
+    );
+    assert!(found.field(1).metadata().is_empty());
 }

@@ -137,7 +137,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn over(channel: Channel) -> Self {
-        Self { flight: FlightServiceClient::new(channel), headers: MetadataMap::new() }
+        let flight = FlightServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+        Self { flight, headers: MetadataMap::new() }
     }
 
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {

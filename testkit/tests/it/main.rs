@@ -10,6 +10,7 @@ mod chaos;
 mod crash;
 mod cuts;
 mod disks;
+mod doors;
 mod drill;
 mod flights;
 mod jdbc;
