@@ -34,6 +34,7 @@ usage: cargo xtask COMMAND
   tpcds [--sf N]   the same with TPC-DS
   bench [--save]   fixed queries; compares with the saved baseline
   bench catalog    planning on a table of 100,000 files, commits of 1,000; memory
+  bench doors      rows a second through ADBC beside DuckDB's, and the time to the first row
   bench store      writes and reads with 1, 2, 3 replicas, plain files, HDFS; the repair after a lost worker
   bench lanes      the three lanes: TPC-H, latency, a killed worker, many clients at once
 ";

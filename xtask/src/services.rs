@@ -19,8 +19,9 @@ use crate::run::{Outcome, cargo, forget_caller, read, root, run, target};
 use crate::suites;
 
 /// The DuckDB packages are pinned to one another: an extension loads into exactly its own version.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "duckdb-cli==1.5.5",
+    "duckdb==1.5.5",
     "duckdb-extension-ducklake==1.5.5",
     "duckdb-extension-sqlite-scanner==1.5.5",
     "duckdb-extension-postgres-scanner==1.5.5",

@@ -66,6 +66,7 @@ fn measure(program: &str, arguments: &[String]) -> Outcome {
 pub(crate) fn bench(arguments: &[String]) -> Outcome {
     match arguments.split_first() {
         Some((first, rest)) if first == "catalog" => return measure("catalog_bench", rest),
+        Some((first, rest)) if first == "doors" => return measure("doors_bench", rest),
         Some((first, rest)) if first == "lanes" => return measure("lanes_bench", rest),
         Some((first, rest)) if first == "store" => return measure("store_bench", rest),
         _ => {}
