@@ -19,9 +19,9 @@ ROWS, REPEAT = int(sys.argv[2]), int(sys.argv[3])
 LATENCY_RUNS = 50
 COLUMNS = (
     "{v} AS id, CAST({v} % 1000 AS INTEGER) AS part, 'value ' || CAST({v} AS VARCHAR) AS name, {v} * 0.5e0 AS half, "
-    "TIMESTAMP '2013-01-01 00:00:00' AS at"
+    "TIMESTAMP '2013-01-01 00:00:00' AS moment"
 )
-QUERY = "SELECT id, part, name, half, at FROM fetched"
+QUERY = "SELECT id, part, name, half, moment FROM fetched"
 
 
 def timed(action):
@@ -49,7 +49,7 @@ def latency(name, action):
 def main():
     with flightsql.connect(URL, autocommit=True) as connection, connection.cursor() as cursor:
         series = f"generate_series(1, {ROWS}) AS s(v)"
-        cursor.execute(f"CREATE TABLE fetched AS SELECT {COLUMNS.format(v='v')} FROM {series}")
+        cursor.execute(f"CREATE OR REPLACE TABLE fetched AS SELECT {COLUMNS.format(v='v')} FROM {series}")
         duck = duckdb.connect()
         duck.execute(f"CREATE TABLE fetched AS SELECT {COLUMNS.format(v='range')} FROM range(1, {ROWS} + 1)")
 

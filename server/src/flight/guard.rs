@@ -76,7 +76,7 @@ pub(crate) fn check(data: &FlightData, bytes_max: usize) -> Result<()> {
 /// # Errors
 /// [`Kind::Exhausted`](skep_common::Kind::Exhausted) if they are.
 pub(crate) fn weigh(batch: &RecordBatch, bytes_max: usize) -> Result<()> {
-    let total = batch.columns().iter().map(|column| plain_bytes(column)).fold(0, usize::saturating_add);
+    let total = batch.columns().iter().map(plain_bytes).fold(0, usize::saturating_add);
     if total > bytes_max.saturating_mul(GROWTH_MAX) {
         return Err(too_many(format!("a message whose values are {total} bytes")));
     }

@@ -36,13 +36,19 @@ async fn still_serves(server: &Server) {
     assert_eq!(client.rows("SELECT 1").await.unwrap(), [["1"]]);
 }
 
+fn chain(of: &str, with: &str, count: usize) -> String {
+    vec![of; count].join(with)
+}
+
+/// A statement of so many parts.
+type Form = dyn Fn(usize) -> String;
+
 /// Statements that are trees as deep as they are long: those within the limits run, the others are refused, the process lives.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_statements_do_not_end_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let server = up(folder.path());
-    let chain = |of: &str, with: &str, count: usize| vec![of; count].join(with);
-    let forms: [(&str, &dyn Fn(usize) -> String, usize); 12] = [
+    let forms: [(&str, &Form, usize); 12] = [
         ("plus", &|n| format!("SELECT {}", chain("1", "+", n)), 400),
         ("and", &|n| format!("SELECT 1 WHERE {}", chain("1=1", " AND ", n / 2)), 2_000),
         (
