@@ -182,7 +182,7 @@ pub(crate) async fn up(args: Up) -> Result<ExitCode> {
         catalog: args.catalog,
     };
     let cluster = Cluster::start(options).await?;
-    let doors = Doors::open(cluster.coordinator(), flight, http)?;
+    let doors = Doors::open(cluster.coordinator(), Default::default(), flight, http)?;
     cluster.folder().publish(&doors.endpoint(cluster.listen()))?;
     let mut stop = Stop::listen()?;
     println!("{}", doors.ready_line());

@@ -17,6 +17,7 @@ pub(crate) struct Config {
     pub(crate) cluster: Cluster,
     pub(crate) store: skep_store::Config,
     pub(crate) maintenance: skep_coordinator::maintenance::Config,
+    pub(crate) flight: skep_server::flight::Config,
 }
 
 /// Table `[coordinator]`.
@@ -212,6 +213,20 @@ mod tests {
         .unwrap();
         assert_eq!(config.worker.zone.as_deref(), Some("a"));
         assert_eq!(config.coordinator.catalog.as_deref(), Some("c.sqlite"));
+    }
+
+    #[test]
+    fn the_flight_door_has_settings_within_ranges() {
+        let config = read("[flight]\nmessage_max = \"8MiB\"\npoll_wait = \"1s\"\n").unwrap();
+        assert_eq!(config.flight.message_max, ByteSize::mib(8));
+        config.flight.validate().unwrap();
+        for text in
+            ["sessions_max = 0", "poll_wait = \"2min\"", "message_max = \"1KiB\"", "ticket_ttl = \"2d\""]
+        {
+            let config = read(&format!("[flight]\n{text}\n")).unwrap();
+            let error = config.flight.validate().unwrap_err();
+            assert!(error.message().contains("[flight]"), "{text}: {error:?}");
+        }
     }
 
     #[test]

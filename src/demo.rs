@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
     let cluster = Cluster::start(options).await?;
     let folder = cluster.folder().path().to_owned();
     write_raw(&folder.join("raw"))?;
-    let doors = Doors::open(cluster.coordinator(), flight, http)?;
+    let doors = Doors::open(cluster.coordinator(), Default::default(), flight, http)?;
     cluster.folder().publish(&doors.endpoint(cluster.listen()))?;
     let workers = cluster.coordinator().members().all().len();
     println!("A cluster of a coordinator and {workers} workers runs in this process.\n");

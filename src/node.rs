@@ -323,14 +323,18 @@ pub(crate) struct Doors {
 
 impl Doors {
     /// Opens Flight SQL and HTTP on addresses that are bound already.
-    pub(crate) fn open(coordinator: &Coordinator, flight: TcpListener, http: TcpListener) -> Result<Self> {
+    pub(crate) fn open(
+        coordinator: &Coordinator,
+        settings: skep_server::flight::Config,
+        flight: TcpListener,
+        http: TcpListener,
+    ) -> Result<Self> {
+        settings.validate()?;
+        let door = skep_server::flight::Door::new(coordinator.clone()).config(settings);
         let stop = CancellationToken::new();
         let (flight_url, http_url) = (url_of("grpc", &flight, None)?, url_of("http", &http, None)?);
         let serving = [
-            task::spawn(
-                "serve flight",
-                skep_server::flight::serve(coordinator.clone(), flight, stop.clone().cancelled_owned()),
-            ),
+            task::spawn("serve flight", door.serve(flight, stop.clone().cancelled_owned())),
             task::spawn(
                 "serve http",
                 skep_server::http::serve(coordinator.clone(), http, stop.clone().cancelled_owned()),
@@ -409,7 +413,7 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
         groups: own.groups.clone(),
     })
     .await?;
-    let doors = Doors::open(node.coordinator(), flight, http)?;
+    let doors = Doors::open(node.coordinator(), config.flight.clone(), flight, http)?;
     folder.publish(&doors.endpoint(&url))?;
     let mut stop = Stop::listen()?;
     println!("{} listen={}", doors.ready_line(), url.as_str().trim_end_matches('/'));

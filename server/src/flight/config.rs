@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use skep_common::ByteSize;
+use skep_common::{ByteSize, Error, Result};
 
 /// Settings of the Flight SQL door. Table `[flight]` of the config file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,5 +73,56 @@ impl Default for Config {
             keepalive_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(10),
         }
+    }
+}
+
+impl Config {
+    /// Whether every value is in its range.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid), naming the key.
+    pub fn validate(&self) -> Result<()> {
+        const MILLI: Duration = Duration::from_millis(1);
+        const SECOND: Duration = Duration::from_secs(1);
+        const MINUTE: Duration = Duration::from_secs(60);
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        for (key, value, least, most) in [
+            ("session_ttl", self.session_ttl, SECOND, 7 * DAY),
+            ("ticket_ttl", self.ticket_ttl, SECOND, DAY),
+            ("poll_wait", self.poll_wait, Duration::ZERO, MINUTE),
+            ("greeting_timeout", self.greeting_timeout, 10 * MILLI, 10 * MINUTE),
+            ("answer_after", self.answer_after, MILLI, MINUTE),
+            ("keepalive_interval", self.keepalive_interval, SECOND, DAY),
+            ("keepalive_timeout", self.keepalive_timeout, SECOND, DAY),
+            ("drain_timeout", self.drain_timeout, Duration::ZERO, DAY),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(Error::invalid(format!("[flight] {key} = {value:?} is out of range"))
+                    .hint(format!("{least:?} to {most:?}")));
+            }
+        }
+        for (key, value) in [
+            ("sessions_max", self.sessions_max),
+            ("prepared_max", self.prepared_max),
+            ("transactions_max", self.transactions_max),
+            ("polled_max", self.polled_max),
+            ("connections_max", self.connections_max),
+        ] {
+            if value == 0 {
+                return Err(Error::invalid(format!("[flight] {key} = 0 lets nothing in")).hint("1 or more"));
+            }
+        }
+        let (kib, gib) = (1 << 10, 1 << 30);
+        for (key, value, least, most) in [
+            ("message_max", self.message_max, 64 * kib, gib),
+            ("message_target", self.message_target, kib, gib),
+            ("polled_bytes", self.polled_bytes, kib, gib),
+        ] {
+            if !(least..=most).contains(&value.bytes()) {
+                return Err(Error::invalid(format!("[flight] {key} = {value} is out of range"))
+                    .hint(format!("{least} to {most} bytes")));
+            }
+        }
+        Ok(())
     }
 }
