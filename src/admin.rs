@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use skep_catalog::{Catalog, Head, OpenOptions};
 use skep_common::{Error, Kind, Result, clock};
 use skep_metadb::{Location, MetaDb, Options};
+use skep_pipeline::Pipelines;
 use skep_store::{Namespace, SKEP_URL};
 
 use crate::cli::{AdminCommand, Backup, Check, Restore};
@@ -64,6 +65,8 @@ async fn backup(args: Backup) -> Result<ExitCode> {
             // Brings the tables of an older version up to date, so that both sides have the same.
             let catalog = Catalog::open(location.clone(), OpenOptions::new("/nowhere/")).await?;
             let target = Catalog::open(&copy, OpenOptions::new(catalog.data_path())).await?;
+            Pipelines::prepare(catalog.db()).await?;
+            Pipelines::prepare(target.db()).await?;
             source.copy_into(target.db(), |table| !of_catalog(table)).await?;
             target.db().close().await;
         }
@@ -206,6 +209,7 @@ async fn into_server(from: &Path, location: &Location, manifest: &Manifest) -> R
         ));
     }
     let made = Catalog::open(location.clone(), OpenOptions::new(manifest.data_path.clone())).await?;
+    Pipelines::prepare(made.db()).await?;
     let source = MetaDb::open(from.join(CATALOG), untouched()).await?;
     source.copy_into(made.db(), |table| !of_catalog(table)).await?;
     if manifest.files.iter().any(|file| file.name == BLOCKS) {

@@ -1,4 +1,7 @@
 //! `skep pipeline`: a client of the actions that check and run projects, and what needs no server.
+//!
+//! # Not here
+//! What runs mean: the coordinator does them, also when it is of this process.
 
 use std::io::{IsTerminal, Write as _};
 use std::path::Path;

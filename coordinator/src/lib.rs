@@ -27,3 +27,4 @@ pub use session::{
     Description, Done, Outcome, Progress, Rows, Session, StatementKind, TableFilter, TableInfo, TableKind,
 };
 pub use transaction::Beside;
+pub use transaction::refused;

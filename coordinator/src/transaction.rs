@@ -191,8 +191,8 @@ fn end(session: &Inner) -> Result<Option<Transaction>> {
     }
 }
 
-/// Whether `error` says that the catalog did not take a commit: after any other it may stand.
-pub(crate) fn refused(error: &Error) -> bool {
+/// Whether `error` says that the catalog did not take a commit, whose files are deleted then: after any other it may stand.
+pub fn refused(error: &Error) -> bool {
     matches!(
         error.kind(),
         Kind::Conflict

@@ -1,4 +1,7 @@
 //! The files of a project, as they travel to the coordinator and are stored there.
+//!
+//! # Not here
+//! What the files mean (`project`).
 
 use std::collections::BTreeMap;
 use std::path::Path;

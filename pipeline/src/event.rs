@@ -1,4 +1,7 @@
 //! What a run tells while it goes on, and what others ask of it: the bodies of actions, as JSON.
+//!
+//! # Not here
+//! Showing them to people: whoever listens.
 
 use std::collections::BTreeMap;
 

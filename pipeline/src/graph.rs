@@ -1,6 +1,9 @@
 //! Which models read which.
 //!
 //! Pure.
+//!
+//! # Not here
+//! Choosing models by what they read (`select`), and when they run (`run`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

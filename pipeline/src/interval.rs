@@ -1,6 +1,9 @@
 //! Spans of time that models are run for: hours, days, weeks and months, without gap and overlap.
 //!
 //! Pure: no clock. Times are wall-clock times of the data, without a zone.
+//!
+//! # Not here
+//! Which intervals stand (`ledger`), and which have late rows (`run::late`).
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -4,6 +4,9 @@
 //! - Intervals and versions are written by the commit that publishes their tables, and by nothing else.
 //! - A run that was taken for lost cannot publish: its line says so, and the commit looks at it.
 //! - One run of a project in an environment goes on at a time.
+//!
+//! # Not here
+//! Deciding what is run (`run::decide`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -126,10 +129,18 @@ fn failed(error: sqlx::Error) -> Error {
 }
 
 impl Ledger {
+    /// Makes the tables, or brings them up to date.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn prepare(db: &MetaDb) -> Result<()> {
+        db.migrate("pipeline", MIGRATIONS).await
+    }
+
     /// # Errors
     /// Those of the database.
     pub(crate) async fn open(db: MetaDb, owner: &str, now: DateTime<Utc>) -> Result<Self> {
-        db.migrate("pipeline", MIGRATIONS).await?;
+        Self::prepare(&db).await?;
         let mut tx = db.begin().await?;
         sqlx::query(
             "UPDATE skep_pipeline_run SET state = 'lost', ended_us = ?, error = 'its coordinator ended' \

@@ -3,6 +3,9 @@
 //! # Invariants
 //! - What replaces a `$name` is a literal of its type, so that no value can be anything but a value.
 //! - Lines stay lines: a replacement has no line break.
+//!
+//! # Not here
+//! Whether the tables are there (`run::check`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;

@@ -4,6 +4,9 @@
 //! skep.pipeline.check   Request -> Event, Event, ...
 //! skep.pipeline.run     Request -> Event, Event, ...      as JSON, each event when it happens
 //! ```
+//!
+//! # Not here
+//! What a project is, and what a run does with it.
 
 use std::sync::Arc;
 
@@ -14,6 +17,7 @@ use skep_common::clock::Clock;
 use skep_common::{Error, Result, task};
 use skep_coordinator::extension::{Answers, Extension, SystemTable};
 use skep_coordinator::{Coordinator, Session};
+use skep_metadb::MetaDb;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -44,6 +48,14 @@ impl std::fmt::Debug for Pipelines {
 }
 
 impl Pipelines {
+    /// Makes the tables of the ledger in a catalog's database, or brings them up to date: for whoever copies one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn prepare(db: &MetaDb) -> Result<()> {
+        Ledger::prepare(db).await
+    }
+
     /// Opens the ledger of `coordinator`'s catalog, and adds pipelines to it. Runs that `identity` left behind when it ended
     /// are lost.
     ///

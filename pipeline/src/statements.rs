@@ -1,6 +1,9 @@
 //! The SQL around a model's query: how its rows get into its table, and what its tests ask.
 //!
 //! Pure.
+//!
+//! # Not here
+//! Running it (`run::stage`, `run::test`).
 
 use arrow::datatypes::Schema;
 use skep_engine::names::quote;

@@ -12,6 +12,9 @@
 //! - A model runs when every model that it reads has ended well. One that fails ends the run when those that go on have ended.
 //! - Names are made by one model at a time, rows by several.
 //! - Whatever the run does is told as an event when it is done, and not before.
+//!
+//! # Not here
+//! The SQL around a query (`statements`); schedules: whoever calls.
 
 mod check;
 mod decide;
@@ -72,6 +75,8 @@ pub(crate) struct Runner {
     /// Held while names are made.
     names: Mutex<()>,
     run: i64,
+    /// Of its commit, and of what is written down of it before.
+    key: Uuid,
     base: i64,
 }
 
@@ -133,6 +138,7 @@ impl Runner {
             begun,
             names: Mutex::default(),
             run: 0,
+            key: Uuid::now_v7(),
             base: 0,
             project,
         };
@@ -258,7 +264,10 @@ impl Runner {
 
     async fn begin_and_run(&mut self) -> Result<(State, Option<i64>, String)> {
         let before = self.taken_up().await?;
-        let key = before.as_ref().map_or_else(Uuid::now_v7, |(line, _)| line.key);
+        if let Some((line, _)) = &before {
+            self.key = line.key;
+        }
+        let key = self.key;
         let user = self.session.user().to_owned();
         self.run = self.ledger.begin(&self.of, &self.project.version, key, &user, self.begun).await?;
         let beating = self.beat();
@@ -526,7 +535,13 @@ impl Runner {
         // Written down first: if the process ends in the commit, whoever comes next knows how it ended.
         self.session.save().await?;
         self.session.add(publish)?;
-        rows::run(&self.session, "COMMIT").await?;
+        if let Err(error) = rows::run(&self.session, "COMMIT").await {
+            if skep_coordinator::refused(&error) {
+                // Its files are gone by now: nobody may go on with it.
+                self.session.catalog().forget(self.key).await?;
+            }
+            return Err(error.hint("begin a new run: skep pipeline run"));
+        }
         let line = self.ledger.runs(i64::MAX).await?.into_iter().find(|line| line.run == self.run);
         let snapshot = line.and_then(|line| line.snapshot);
         let changed = outcomes.values().filter(|outcome| outcome.changed).count();

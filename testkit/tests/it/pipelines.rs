@@ -408,6 +408,35 @@ async fn what_is_wrong_is_said_with_file_and_place_and_nothing_is_run() {
     );
 }
 
+#[tokio::test]
+async fn a_run_that_another_commit_came_in_the_way_of_is_not_gone_on_with() {
+    let bench = Bench::new(&[
+        ("pipeline.toml", &SETTINGS.replace("execution", "threads = 1\nexecution")),
+        ("models/mart/one.sql", "SELECT value AS n FROM range(5)"),
+        ("models/mart/two.sql", "SELECT count(*) AS n FROM mart.one, range(40000) AS a, range(1000) AS b"),
+    ]);
+    bench.run(&["--select", "mart.one"]);
+    bench.edit("models/mart/one.sql", "range(5)", "range(6)");
+    let arguments = bench.arguments("run", &["--json"]);
+    let mut command = skep(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let staged = |line: &str| line.contains("\"ended\"") && line.contains("mart.one");
+    while !staged(&lines.next().unwrap().unwrap()) {}
+    bench.client().await.update("DELETE FROM mart.one WHERE n = 0").await.unwrap();
+    let last = lines.last().unwrap().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(last.contains("\"failed\"") && last.contains("skep pipeline run"), "{last}");
+    assert_eq!(bench.one("SELECT count(*) FROM mart.one").await, "4");
+    let retried = bench.pipeline("retry", &[]);
+    assert!(
+        retried.code == Some(1) && retried.stdout.contains("no transaction was written down"),
+        "{retried:?}"
+    );
+    bench.run(&[]);
+    assert_eq!(bench.one("SELECT (SELECT count(*) FROM mart.one), n FROM mart.two").await, "6,240000000");
+}
+
 /// Three tables that must always tell the same.
 const AGREE: &str = "SELECT (SELECT max(v) FROM mart.one), (SELECT max(v) FROM mart.two), (SELECT max(v) FROM mart.three), \
                      (SELECT count(*) FROM mart.days), (SELECT count(DISTINCT day) FROM mart.days)";
