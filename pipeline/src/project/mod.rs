@@ -236,12 +236,9 @@ fn as_declared(name: &str, declared: &toml::Value, text: &str) -> Result<String>
 
 /// `error` with the nearest of `names` as a hint.
 pub(crate) fn near<'a>(error: Error, name: &str, names: impl Iterator<Item = &'a str>) -> Error {
-    let distance = |other: &str| strsim::damerau_levenshtein(name, other);
-    match names.map(|other| (distance(other), other)).min() {
-        Some((distance, other)) if distance <= 3.max(name.len() / 3) => {
-            error.hint(format!("did you mean '{other}'?"))
-        }
-        _ => error,
+    match skep_engine::names::nearest(name, names) {
+        Some(other) => error.hint(format!("did you mean '{other}'?")),
+        None => error,
     }
 }
 

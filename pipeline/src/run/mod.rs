@@ -39,7 +39,7 @@ use uuid::Uuid;
 use crate::event::{Event, Request, State};
 use crate::interval::{self, Span};
 use crate::ledger::{Ledger, ModelLine, Of, Publish, RunLine, Seen, TestLine};
-use crate::project::{Model, Name, Problem, Project};
+use crate::project::{Kind, Model, Name, Problem, Project};
 use crate::rewrite::{Reads, Rewritten};
 use crate::select;
 
@@ -332,6 +332,19 @@ impl Runner {
             )));
         }
         let models = self.ledger.models(Some(line.run)).await?;
+        // Which files were loaded is not written down with what is staged: rows of theirs would be loaded again.
+        let untouched =
+            |name: &str| models.iter().any(|line| line.model == name && line.state == State::Unchanged);
+        let loads = self.chosen.iter().map(|&at| &self.project.models[at]);
+        let mut loads = loads.filter(|model| model.kind == Kind::Load);
+        if let Some(model) = loads.find(|model| !untouched(&model.name.to_string())) {
+            let message = format!(
+                "run {} was loading files into '{}': it begins again from nothing",
+                line.run, model.name
+            );
+            self.tell(Event::Warning { message }).await;
+            return Ok(None);
+        }
         let mut done = BTreeMap::new();
         for model in models.into_iter().filter(|model| matches!(model.state, State::Done | State::Unchanged))
         {

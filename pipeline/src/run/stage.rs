@@ -215,7 +215,9 @@ impl Runner {
         let mut written = 0;
         for span in spans {
             let query = self.bound(&model.sql, &model.reads, *span);
-            if model.kind == Kind::Interval && !made {
+            // A run that is gone on with may have staged rows of it before it failed.
+            let again = model.kind == Kind::Interval || self.request.retry.is_some();
+            if again && !made {
                 rows::run(&self.session, &statements::clear(&name, time, *span)).await?;
             }
             let sql = statements::fill(&name, &columns, &query.text, time, *span);
