@@ -408,6 +408,38 @@ async fn what_is_wrong_is_said_with_file_and_place_and_nothing_is_run() {
     );
 }
 
+/// What was loaded, appended or merged by a run that failed is there once when it is gone on with.
+#[tokio::test]
+async fn retry_brings_no_row_twice() {
+    let bench = Bench::new(&[
+        ("pipeline.toml", SETTINGS),
+        ("raw/a.csv", "n\n1\n2\n"),
+        (
+            "models/lake/a.sql",
+            "/*---\nkind = \"load\"\ncolumns = \"n INT\"\noptions = { format = \"csv\", header = true }\n---*/\nSELECT * FROM 'raw/*.csv'",
+        ),
+        (
+            "models/mart/b.sql",
+            "/*---\nkind = \"append\"\ntime = \"at\"\ngrain = \"day\"\ntests = [{ expression = \"n < 2\" }]\n---*/\nSELECT n, CAST($start AS TIMESTAMP) AS at FROM lake.a",
+        ),
+    ]);
+    assert_eq!(bench.pipeline("run", &[]).code, Some(1));
+    bench.edit("models/mart/b.sql", "n < 2", "n < 3");
+    let retried = bench.pipeline("retry", &[]);
+    assert!(retried.code == Some(0) && retried.stdout.contains("begins again from nothing"), "{retried:?}");
+    let counts = "SELECT (SELECT count(*) FROM lake.a), (SELECT count(*) FROM mart.b), (SELECT count(*) FROM system.loads)";
+    assert_eq!(bench.one(counts).await, "2,2,1");
+    // Nothing is loaded this time, and what failed had appended already.
+    bench.edit("pipeline.toml", "2024-01-03", "2024-01-04");
+    bench.edit("models/mart/b.sql", "n < 3", "n < 2");
+    assert_eq!(bench.pipeline("run", &[]).code, Some(1));
+    bench.edit("models/mart/b.sql", "n < 2", "n < 3");
+    let retried = bench.pipeline("retry", &[]);
+    assert!(retried.code == Some(0) && !retried.stdout.contains("from nothing"), "{retried:?}");
+    assert_eq!(bench.one("SELECT count(*), count(DISTINCT at) FROM mart.b").await, "4,2");
+    assert!(bench.run(&[]).contains("nothing to do"));
+}
+
 #[tokio::test]
 async fn a_run_that_another_commit_came_in_the_way_of_is_not_gone_on_with() {
     let bench = Bench::new(&[
