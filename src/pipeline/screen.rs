@@ -1,0 +1,105 @@
+//! What people see of a run and of lists.
+
+use std::io::{IsTerminal, Write as _};
+
+use skep_common::{Error, Kind, Result};
+use skep_pipeline::Bundle;
+use skep_pipeline::event::{Event, Finding, State};
+
+/// Prints what is wrong with a file, with its line.
+pub(super) fn wrong(finding: &Finding, bundle: &Bundle) {
+    let mut error = Error::invalid(finding.message.clone());
+    if let Some(hint) = &finding.hint {
+        error = error.hint(hint.clone());
+    }
+    if let Some(span) = finding.span {
+        error = error.at(span);
+    }
+    let text = bundle.files.get(&finding.file).map(String::as_str).unwrap_or_default();
+    skep_repl::report_in(&error, &finding.file, text);
+}
+
+/// What a person sees of a run: a line for each model and test, as they end.
+pub(super) struct Screen {
+    json: bool,
+    colours: bool,
+    bundle: Bundle,
+    models: usize,
+    ended: usize,
+}
+
+impl Screen {
+    pub(super) fn new(json: bool, bundle: Bundle) -> Self {
+        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self { json, colours, bundle, models: 0, ended: 0 }
+    }
+
+    pub(super) fn show(&mut self, event: &Event, raw: &[u8]) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        let gone = |e: std::io::Error| Error::new(Kind::Cancelled, "nobody reads what is printed").source(e);
+        if self.json {
+            out.write_all(raw).and_then(|()| out.write_all(b"\n")).map_err(gone)?;
+            return out.flush().map_err(gone);
+        }
+        let text = match event {
+            Event::Begun { run, pipeline, environment, models } => {
+                self.models = models.len();
+                format!("run {run} of {pipeline} in {environment}: {} models\n", models.len())
+            }
+            Event::Model { model, kind, range } => match range {
+                Some(range) if !range.is_empty() => format!("       {model} ({kind}): {range}\n"),
+                _ => String::new(),
+            },
+            Event::Ended { model, state, rows, took_ms, note } => {
+                self.ended += 1;
+                let rows = rows.filter(|_| *state == State::Done).map(|rows| format!(" {rows} rows"));
+                let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+                format!(
+                    "{} [{}/{}] {model}{} ({:.1} s){note}\n",
+                    self.state(*state),
+                    self.ended,
+                    self.models,
+                    rows.unwrap_or_default(),
+                    *took_ms as f64 / 1000.0
+                )
+            }
+            Event::Tested { state: State::Done, .. } => String::new(),
+            Event::Tested { model, test, state, failures, note } => {
+                let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+                format!("{}   {model} {test}, {failures} rows{note}\n", self.state(*state))
+            }
+            Event::Wrong(finding) => {
+                wrong(finding, &self.bundle);
+                String::new()
+            }
+            Event::Warning { message } => format!("{} {message}\n", self.state(State::Warned)),
+            Event::Over { state, took_ms, message, .. } => {
+                format!("{} {message} ({:.1} s)\n", self.state(*state), *took_ms as f64 / 1000.0)
+            }
+        };
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(gone)
+    }
+
+    fn state(&self, state: State) -> String {
+        let (word, colour) = match state {
+            State::Running => ("...   ", "36"),
+            State::Done => ("ok    ", "32"),
+            State::Unchanged => ("same  ", "2"),
+            State::Warned => ("warn  ", "33"),
+            State::Failed => ("FAILED", "1;31"),
+            State::Skipped => ("skip  ", "33"),
+        };
+        if self.colours { format!("\x1b[{colour}m{word}\x1b[0m") } else { word.to_owned() }
+    }
+}
+
+/// Texts below each other, each column as wide as its widest.
+pub(super) fn columns<const N: usize>(lines: &[[String; N]]) -> String {
+    let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |line: &[String; N]| {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    lines.iter().map(line).collect()
+}
