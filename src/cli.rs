@@ -116,7 +116,7 @@ pub(crate) struct Sql {
 /// the files into `lake`, builds `warehouse` and `mart` by SQL that the workers run, and prints what came out.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// The data folder; the demo's tables in it are built anew
+    /// The data folder; its `flights` is the project, written there if it is not
     #[arg(long, value_name = "DIR", default_value = "skep-data")]
     pub(crate) data: PathBuf,
     /// Keep serving when done, until ctrl-c

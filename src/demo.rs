@@ -1,16 +1,18 @@
-//! `skep demo`: real files to a lake, a warehouse and a mart, by SQL that the workers run.
+//! `skep demo`: real files to a lake, a warehouse and a mart, by a project of SQL that the workers run.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use include_dir::{Dir, include_dir};
 use skep_common::{Error, Result, clock};
-use skep_repl::{Args, Exit, Format, Input, Inputs, Target};
+use skep_repl::{Args, Exit, Format, Input, Inputs, Session, Target};
 use tonic::transport::Channel;
 
 use crate::cli::Demo;
 use crate::cluster::{Cluster, Options};
 use crate::node::{Doors, bind};
+use crate::pipeline;
 use crate::signal::Stop;
 
 /// The raw files, as `testdata/flights` keeps them.
@@ -25,13 +27,11 @@ const RAW: [(&str, &[u8]); 8] = [
     ("weather_2013-01.jsonl.gz", include_bytes!("../testdata/flights/raw/weather_2013-01.jsonl.gz")),
 ];
 
-/// What is built, in order: a title and a script of `demo/flights`.
-const LAYERS: [(&str, &str); 3] = [
-    ("lake: the raw files as they came", include_str!("../demo/flights/01_lake.sql")),
-    ("warehouse: typed, deduplicated, joined", include_str!("../demo/flights/02_warehouse.sql")),
-    ("mart: answers, ready to read", include_str!("../demo/flights/03_mart.sql")),
-];
-const QUESTIONS: &str = include_str!("../demo/flights/04_questions.sql");
+/// The project that is run, and what is asked then.
+static PROJECT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/examples/flights");
+const QUESTIONS: &str = include_str!("../examples/flights/questions.sql");
+/// Where the project looks for raw files, in the sources and in a data folder.
+const DIRECTORY: [&str; 2] = ["directory = \"../../testdata/flights\"", "directory = \"..\""];
 
 pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
     let clock = clock::system();
@@ -47,58 +47,44 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
         catalog: None,
     };
     let cluster = Cluster::start(options).await?;
-    let folder = cluster.folder().path().to_owned();
-    write_raw(&folder.join("raw"))?;
+    let project = cluster.folder().path().join("flights");
+    write_raw(&cluster.folder().path().join("raw"))?;
+    write_project(&project)?;
     let doors = Doors::open(cluster.coordinator(), Default::default(), flight, http)?;
     cluster.folder().publish(&doors.endpoint(cluster.listen()))?;
     let workers = cluster.coordinator().members().all().len();
     println!("A cluster of a coordinator and {workers} workers runs in this process.\n");
-
-    let (channel, door) = skep_server::flight::in_memory(cluster.coordinator().clone())?;
-    let setting = format!(
-        "SET skep.execution = 'pipelined'; SET skep.directory = '{}';",
-        folder.display().to_string().replace('\'', "''")
-    );
-    let mut exit = Exit::Done;
-    for (title, script) in LAYERS {
-        let started = clock.instant();
-        let tasks = total_tasks(&cluster);
-        exit = shell(&channel, [setting.as_str(), script]).await;
-        if exit != Exit::Done {
-            break;
+    let ended = show(&cluster, &project).await;
+    if matches!(ended, Ok(ExitCode::SUCCESS)) {
+        summary(&cluster, &args, &doors, clock.instant() - begin);
+        if args.stay {
+            let mut stop = Stop::listen()?;
+            println!("{}", doors.ready_line());
+            stop.requested().await;
         }
-        let (tasks, time) = (total_tasks(&cluster) - tasks, seconds(clock.instant() - started));
-        println!("== {title} ({time}, {tasks} tasks on the workers)\n");
-    }
-    if exit == Exit::Done {
-        exit = shell(&channel, [setting.as_str(), QUESTIONS]).await;
-    }
-    if exit != Exit::Done {
-        drop(door);
-        doors.close().await;
-        cluster.stop().await;
-        return Ok(ExitCode::from(exit as u8));
-    }
-    drop(door);
-    summary(&cluster, &args, &doors, clock.instant() - begin);
-    if args.stay {
-        let mut stop = Stop::listen()?;
-        println!("{}", doors.ready_line());
-        stop.requested().await;
     }
     doors.close().await;
     cluster.stop().await;
-    Ok(ExitCode::SUCCESS)
+    ended
+}
+
+/// Runs the project, and asks what it built.
+async fn show(cluster: &Cluster, project: &Path) -> Result<ExitCode> {
+    let (channel, _door) = skep_server::flight::in_memory(cluster.coordinator().clone())?;
+    let mut session = Session::open(&Target::Channel(channel.clone())).await?;
+    let ran = pipeline::run_in(&mut session, project).await?;
+    drop(session);
+    if ran != ExitCode::SUCCESS {
+        return Ok(ran);
+    }
+    println!();
+    Ok(ExitCode::from(shell(&channel, ["SET skep.execution = 'pipelined';", QUESTIONS]).await as u8))
 }
 
 async fn shell(channel: &Channel, scripts: [&str; 2]) -> Exit {
     let inputs = Inputs(scripts.map(|sql| Input::Command(sql.to_owned())).to_vec());
     let args = Args { inputs, format: Some(Format::Box), no_rc: true, ..Args::default() };
     skep_repl::run(args, Some(Target::Channel(channel.clone()))).await
-}
-
-fn total_tasks(cluster: &Cluster) -> u64 {
-    cluster.coordinator().tasks().values().sum()
 }
 
 fn seconds(time: Duration) -> String {
@@ -111,9 +97,27 @@ fn write_raw(folder: &Path) -> Result<()> {
     };
     std::fs::create_dir_all(folder).map_err(failed)?;
     for (name, bytes) in RAW {
-        std::fs::write(folder.join(name), bytes).map_err(failed)?;
+        let path = folder.join(name);
+        // One that was written again would be loaded again.
+        if !std::fs::read(&path).is_ok_and(|there| there == bytes) {
+            std::fs::write(path, bytes).map_err(failed)?;
+        }
     }
     Ok(())
+}
+
+/// Writes the project for whoever wants to change it; what is there already is left as it is.
+fn write_project(folder: &Path) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let failed = |e: std::io::Error| {
+        Error::invalid(format!("cannot write the project to '{}'", folder.display())).source(e)
+    };
+    std::fs::create_dir_all(folder).and_then(|()| PROJECT.extract(folder)).map_err(failed)?;
+    let settings = folder.join("pipeline.toml");
+    let text = std::fs::read_to_string(&settings).map_err(failed)?;
+    std::fs::write(&settings, text.replace(DIRECTORY[0], DIRECTORY[1])).map_err(failed)
 }
 
 fn summary(cluster: &Cluster, args: &Demo, doors: &Doors, time: Duration) {
@@ -124,6 +128,9 @@ fn summary(cluster: &Cluster, args: &Demo, doors: &Doors, time: Duration) {
     println!("Everything took {}.\n", seconds(time));
     println!("The data lies in {}:", cluster.folder().path().display());
     println!("  raw/             the files that were loaded");
+    println!(
+        "  flights/         the project: change a model, and 'skep pipeline run {data}/flights --data {data}'"
+    );
     println!("  catalog.sqlite   tables, columns, statistics, snapshots (DuckLake 1.0)");
     match cluster.folder().store() {
         crate::config::StoreKind::Skep => {

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use futures::StreamExt;
+use include_dir::{Dir, include_dir};
 use skep_common::{Error, Kind, Result};
 use skep_pipeline::event::{Event, Request, State};
 use skep_pipeline::service::{CHECK, RUN};
@@ -27,13 +28,7 @@ use screen::{Screen, columns, wrong};
 use status::status;
 
 /// What `init` writes.
-const FIRST: [(&str, &str); 5] = [
-    ("pipeline.toml", include_str!("../../examples/first/pipeline.toml")),
-    ("models/lake/orders.sql", include_str!("../../examples/first/models/lake/orders.sql")),
-    ("models/mart/daily_revenue.sql", include_str!("../../examples/first/models/mart/daily_revenue.sql")),
-    ("tests/revenue_is_of_orders.sql", include_str!("../../examples/first/tests/revenue_is_of_orders.sql")),
-    ("raw/orders.csv", include_str!("../../examples/first/raw/orders.csv")),
-];
+static FIRST: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/examples/first");
 
 pub(crate) async fn run(args: Pipeline) -> Result<ExitCode> {
     match args.command {
@@ -66,11 +61,7 @@ fn init(folder: &Path) -> Result<ExitCode> {
         return Err(Error::already_exists(format!("'{}' is not empty", folder.display()))
             .hint("name a folder that is not there"));
     }
-    for (name, text) in FIRST {
-        let path = folder.join(name);
-        std::fs::create_dir_all(path.parent().unwrap_or(folder)).map_err(failed)?;
-        std::fs::write(path, text).map_err(failed)?;
-    }
+    std::fs::create_dir_all(folder).and_then(|()| FIRST.extract(folder)).map_err(failed)?;
     println!("A project is in '{0}'. Try: skep pipeline run {0} --data skep-data", folder.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -121,11 +112,7 @@ impl Own {
 }
 
 async fn act(action: &str, args: PipelineRun, retry: Option<i64>) -> Result<ExitCode> {
-    let bundle = Bundle::read(&args.project.project)?;
-    let folder = std::path::absolute(&args.project.project)
-        .map_err(|e| Error::invalid("the folder of the project has no path").source(e))?;
     let request = Request {
-        directory: Some(folder.display().to_string()),
         environment: args.env,
         select: args.project.select.clone(),
         exclude: args.project.exclude.clone(),
@@ -135,18 +122,35 @@ async fn act(action: &str, args: PipelineRun, retry: Option<i64>) -> Result<Exit
         vars: vars(&args.project),
         execution: args.execution,
         retry,
-        bundle,
+        ..requested(&args.project.project)?
     };
-    let body = serde_json::to_vec(&request)
-        .map_err(|e| Error::internal("a project does not serialise").source(e))?;
     let (mut session, own) = session(&args.place).await?;
-    let mut screen = Screen::new(args.json, request.bundle);
-    let ended = watch(&mut session, action, body, &mut screen).await;
+    let ended = ask(&mut session, action, request, args.json).await;
     drop(session);
     if let Some(own) = own {
         own.stop().await;
     }
     ended
+}
+
+/// The request for the project in `folder` as it is.
+fn requested(folder: &Path) -> Result<Request> {
+    let bundle = Bundle::read(folder)?;
+    let folder = std::path::absolute(folder)
+        .map_err(|e| Error::invalid("the folder of the project has no path").source(e))?;
+    Ok(Request { directory: Some(folder.display().to_string()), bundle, ..Request::default() })
+}
+
+/// Runs the project in `folder`, and shows what a person sees of it.
+pub(crate) async fn run_in(session: &mut Session, folder: &Path) -> Result<ExitCode> {
+    ask(session, RUN, requested(folder)?, false).await
+}
+
+async fn ask(session: &mut Session, action: &str, request: Request, json: bool) -> Result<ExitCode> {
+    let body = serde_json::to_vec(&request)
+        .map_err(|e| Error::internal("a project does not serialise").source(e))?;
+    let mut screen = Screen::new(json, request.bundle);
+    watch(session, action, body, &mut screen).await
 }
 
 async fn watch(session: &mut Session, action: &str, body: Vec<u8>, screen: &mut Screen) -> Result<ExitCode> {

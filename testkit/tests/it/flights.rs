@@ -1,20 +1,17 @@
-//! The demo's SQL on the flight records makes exactly the mart that other engines computed.
+//! The flights of the examples make exactly the mart that other engines computed.
 
 use std::path::Path;
 
-use skep_testkit::client::{Client, statements};
+use skep_testkit::client::Client;
 use skep_testkit::process::{Server, run};
 use skep_testkit::{root, rows, testdata};
 
-/// Runs the demo's scripts, with paths to the raw files made absolute.
-pub(crate) async fn build(client: &mut Client) {
-    let raw = testdata().join("flights/raw");
-    for script in ["01_lake.sql", "02_warehouse.sql", "03_mart.sql"] {
-        let text = std::fs::read_to_string(root().join("demo/flights").join(script)).unwrap();
-        for sql in statements(&text.replace("'raw/", &format!("'{}/", raw.display()))) {
-            client.update(&sql).await.unwrap_or_else(|e| panic!("{script}: {sql}: {e:?}"));
-        }
-    }
+/// Runs the project in a lane.
+pub(crate) fn build(server: &Server, lane: &str) {
+    let project = root().join("examples/flights");
+    let project = project.to_str().unwrap();
+    let ran = run(&["pipeline", "run", project, "--url", server.flight(), "--execution", lane]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
 }
 
 /// The expected rows of a mart table.
@@ -61,8 +58,7 @@ async fn mart_is_as_expected(lane: &str) {
     let folder = tempfile::tempdir().unwrap();
     let server = up(folder.path());
     let mut client = Client::connect(server.flight()).await.unwrap();
-    client.update(&format!("SET skep.execution = '{lane}'")).await.unwrap();
-    build(&mut client).await;
+    build(&server, lane);
     for table in MART {
         let found = client.rows(&format!("SELECT * FROM mart.{table}")).await.unwrap();
         assert_eq!(rows::difference(&found, &expected(table), 0.0), None, "mart.{table} ({lane})");
@@ -96,7 +92,12 @@ fn the_demo_runs_and_leaves_a_warehouse() {
     let count = "SELECT count(*) FROM mart.routes";
     let sql = run(&["sql", "--data", data, "-c", count, "--format", "csv"]);
     assert_eq!((sql.code, sql.stdout.lines().last()), (Some(0), Some("186")), "{sql:?}");
-    // The demo may be run again on what it left.
+    // The demo may be run again on what it left, and what was changed in its project is made.
     let again = run(&["demo", "--data", data]);
-    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(again.code == Some(0) && again.stdout.contains("nothing to do"), "{again:?}");
+    let model = folder.path().join("demo/flights/models/mart/delays.sql");
+    let text = std::fs::read_to_string(&model).unwrap() + "HAVING count(*) > 1\n";
+    std::fs::write(&model, text).unwrap();
+    let changed = run(&["demo", "--data", data]);
+    assert!(changed.code == Some(0) && changed.stdout.contains("published 1 table"), "{changed:?}");
 }

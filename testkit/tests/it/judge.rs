@@ -37,7 +37,7 @@ async fn duckdb_reads_every_table_and_writes_one() {
     let data = folder.path().join("data");
     let server = up(&data, &["--store", "file"]);
     let mut client = Client::connect(server.flight()).await.unwrap();
-    flights::build(&mut client).await;
+    flights::build(&server, "local");
 
     let attach = duckdb.attach(&data.join("catalog.sqlite"), true);
     let tables = client
@@ -47,7 +47,7 @@ async fn duckdb_reads_every_table_and_writes_one() {
         )
         .await
         .unwrap();
-    assert_eq!(tables.len(), 13, "{tables:?}");
+    assert_eq!(tables.len(), 16, "{tables:?}");
     let counts = tables.iter().map(|table| format!("SELECT * FROM skep.{}.{}", table[0], table[1]));
     for sql in counts.chain(QUERIES.map(str::to_owned)) {
         let theirs = duckdb.run(&format!("{attach}{sql};")).unwrap_or_else(|e| panic!("{sql}: {e}"));
@@ -110,7 +110,7 @@ async fn adbc_reads_and_writes_through_the_door() {
     let folder = tempfile::tempdir().unwrap();
     let server = up(&folder.path().join("data"), &[]);
     let mut client = Client::connect(server.flight()).await.unwrap();
-    flights::build(&mut client).await;
+    flights::build(&server, "local");
     let mut script = Command::new(python);
     script.args(["-c", ADBC, server.flight()]);
     let script = output(script);

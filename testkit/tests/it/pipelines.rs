@@ -427,7 +427,7 @@ async fn retry_brings_no_row_twice() {
     bench.edit("models/mart/b.sql", "n < 2", "n < 3");
     let retried = bench.pipeline("retry", &[]);
     assert!(retried.code == Some(0) && retried.stdout.contains("begins again from nothing"), "{retried:?}");
-    let counts = "SELECT (SELECT count(*) FROM lake.a), (SELECT count(*) FROM mart.b), (SELECT count(*) FROM system.loads)";
+    let counts = "SELECT (SELECT count(*) FROM lake.a) AS a, (SELECT count(*) FROM mart.b) AS b, (SELECT count(*) FROM system.loads) AS c";
     assert_eq!(bench.one(counts).await, "2,2,1");
     // Nothing is loaded this time, and what failed had appended already.
     bench.edit("pipeline.toml", "2024-01-03", "2024-01-04");

@@ -18,7 +18,9 @@ SELECT
     count(*) FILTER (WHERE cancelled)                      AS cancelled,
     count(arrival_delay)                                   AS arrived,
     count(*) FILTER (WHERE arrival_delay >= $late_minutes) AS late,
-    round(avg(arrival_delay), 1)                           AS avg_arrival_delay
+    round(avg(departure_delay), 1)                         AS avg_departure_delay,
+    round(avg(arrival_delay), 1)                           AS avg_arrival_delay,
+    max(arrival_delay)                                     AS worst_arrival_delay
 FROM warehouse.flights
 WHERE flight_date >= $start AND flight_date < $end
 GROUP BY flight_date, carrier, airline

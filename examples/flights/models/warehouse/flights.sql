@@ -25,7 +25,8 @@ WITH typed AS (
         dest                                 AS destination,
         CAST(distance AS INT)                AS distance_miles,
         CAST(NULLIF(dep_delay, 'NA') AS INT) AS departure_delay,
-        CAST(NULLIF(arr_delay, 'NA') AS INT) AS arrival_delay
+        CAST(NULLIF(arr_delay, 'NA') AS INT) AS arrival_delay,
+        CAST(NULLIF(air_time, 'NA') AS INT)  AS air_minutes
     FROM lake.flights
     WHERE make_date(CAST(year AS INT), CAST(month AS INT), CAST(day AS INT)) >= $start
       AND make_date(CAST(year AS INT), CAST(month AS INT), CAST(day AS INT)) < $end
@@ -53,6 +54,8 @@ SELECT
     f.flight_number,
     f.tailnum,
     p.manufacturer,
+    p.built                   AS plane_built,
+    p.seats,
     f.origin,
     f.destination,
     d.name                    AS destination_name,
@@ -60,6 +63,7 @@ SELECT
     f.departure_delay IS NULL AS cancelled,
     f.departure_delay,
     f.arrival_delay,
+    f.air_minutes,
     w.conditions              AS weather,
     f.flight_date
 FROM once AS f

@@ -10,7 +10,10 @@ tests = [
 SELECT
     CAST(time_hour AS TIMESTAMP) AS hour_utc,
     temp                         AS temperature_f,
+    wind_speed                   AS wind_mph,
+    wind_gust                    AS gust_mph,
     precip                       AS precipitation_inches,
+    visib                        AS visibility_miles,
     CASE
         WHEN precip > 0 AND temp <= 34           THEN 'snow'
         WHEN precip > 0                          THEN 'rain'
