@@ -214,8 +214,13 @@ pub(crate) enum PipelineCommand {
         /// Its folder, which must not be there or be empty
         folder: PathBuf,
     },
-    /// Say what is wrong with a project, without running anything
+    /// Say what is wrong with a project, without running anything but its unit tests
     Check(PipelineRun),
+    /// Run the unit tests of models, over rows of their own: no server, no data
+    Test {
+        #[command(flatten)]
+        project: PipelineProject,
+    },
     /// Run what is to be done, test it, and publish all of it in one commit, or nothing
     Run(PipelineRun),
     /// Go on with a failed run from the model that failed

@@ -21,6 +21,7 @@ mod folder;
 mod memory;
 mod node;
 mod pipeline;
+mod pipeline_test;
 mod signal;
 mod sql;
 mod standby;

@@ -29,6 +29,7 @@ mod select;
 pub mod service;
 mod statements;
 mod tables;
+pub mod unit;
 
 pub use bundle::Bundle;
 pub use project::{Problem, Project};

@@ -90,6 +90,16 @@ pub(crate) fn fill(name: &Name, columns: &Schema, query: &str, column: &str, spa
     )
 }
 
+/// The rows of a query that a span has.
+pub(crate) fn inside(query: &str, column: &str, span: Span) -> String {
+    let column = quote(column);
+    format!(
+        "SELECT * FROM (\n{query}\n) AS model WHERE {column} >= {} AND {column} < {}",
+        time(span.start),
+        time(span.end)
+    )
+}
+
 /// Each partition that the query has rows for, in the place of what it was.
 pub(crate) fn partitions(name: &Name, keys: &[String], columns: &Schema, query: &str) -> String {
     let is_key = |name: &str| keys.iter().any(|key| key == name);

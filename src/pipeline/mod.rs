@@ -24,7 +24,8 @@ use skep_repl::{Session, Target};
 use crate::cli::{Pipeline, PipelineCommand, PipelinePlace, PipelineProject, PipelineRun};
 use crate::cluster::Cluster;
 use crate::sql::{Found, open};
-use screen::{Screen, columns, wrong};
+pub(crate) use screen::wrong;
+use screen::{Screen, columns};
 use status::status;
 
 /// What `init` writes.
@@ -34,17 +35,18 @@ pub(crate) async fn run(args: Pipeline) -> Result<ExitCode> {
     match args.command {
         PipelineCommand::Init { folder } => init(&folder),
         PipelineCommand::Check(run) => act(CHECK, run, None).await,
+        PipelineCommand::Test { project } => crate::pipeline_test::run(&project).await,
         PipelineCommand::Run(run) => act(RUN, run, None).await,
         PipelineCommand::Retry { run, number } => act(RUN, run, Some(number)).await,
         PipelineCommand::Ls { project } => {
-            let Some(read) = read(&project)? else { return Ok(ExitCode::from(2)) };
+            let Some((read, _)) = read(&project)? else { return Ok(ExitCode::from(2)) };
             let mut lines = vec![["MODEL", "KIND", "FILE", "TAGS", "TESTS"].map(str::to_owned)];
             lines.extend(read.listed(&project.select, &project.exclude)?);
             print!("{}", columns(&lines));
             Ok(ExitCode::SUCCESS)
         }
         PipelineCommand::Graph { project, format } => {
-            let Some(read) = read(&project)? else { return Ok(ExitCode::from(2)) };
+            let Some((read, _)) = read(&project)? else { return Ok(ExitCode::from(2)) };
             print!("{}", read.drawn(&format)?);
             Ok(ExitCode::SUCCESS)
         }
@@ -71,10 +73,10 @@ fn vars(project: &PipelineProject) -> std::collections::BTreeMap<String, String>
 }
 
 /// Reads a project, and prints what is wrong with it.
-fn read(args: &PipelineProject) -> Result<Option<Project>> {
+pub(crate) fn read(args: &PipelineProject) -> Result<Option<(Project, Bundle)>> {
     let bundle = Bundle::read(&args.project)?;
     match Project::read(&bundle, &vars(args)) {
-        Ok(project) => Ok(Some(project)),
+        Ok(project) => Ok(Some((project, bundle))),
         Err(problems) => {
             problems.iter().for_each(|problem| wrong(&problem.finding(), &bundle));
             Ok(None)

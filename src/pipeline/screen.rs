@@ -7,7 +7,7 @@ use skep_pipeline::Bundle;
 use skep_pipeline::event::{Event, Finding, State};
 
 /// Prints what is wrong with a file, with its line.
-pub(super) fn wrong(finding: &Finding, bundle: &Bundle) {
+pub(crate) fn wrong(finding: &Finding, bundle: &Bundle) {
     let mut error = Error::invalid(finding.message.clone());
     if let Some(hint) = &finding.hint {
         error = error.hint(hint.clone());

@@ -208,7 +208,7 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str, first: u64) -> Result<T> {
     })
 }
 
-fn place(text: &str, offset: usize, first: u64) -> Position {
+pub(crate) fn place(text: &str, offset: usize, first: u64) -> Position {
     let before = &text[..offset.min(text.len())];
     let line = before.matches('\n').count() as u64;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() as u64;

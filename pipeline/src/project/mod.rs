@@ -3,7 +3,7 @@
 //! ```text
 //! pipeline.toml --config--> settings, variables, defaults
 //! models/SCHEMA/**/NAME.sql --model--> kind, query, what it reads, tests      seeds/NAME.csv: a model as well
-//! tests/NAME.sql --> a query whose rows are failures
+//! tests/NAME.sql --> a query whose rows are failures          tests/unit/NAME.sql --unit--> rows given, rows expected
 //! ```
 //!
 //! # Not here
@@ -20,8 +20,9 @@ use crate::bundle::{Bundle, SETTINGS};
 use crate::event::Finding;
 use crate::graph::Graph;
 use crate::rewrite::{self, Reads};
+use crate::unit::{self, Unit};
 
-pub(crate) use config::{Config, Kind, OnFail, SchemaChange};
+pub(crate) use config::{Config, Kind, OnFail, SchemaChange, header, place, read as read_toml};
 pub(crate) use model::{Load, Model, Name, Rule, Test, literal, quoted};
 
 /// Something wrong in a file of a project.
@@ -68,6 +69,8 @@ pub struct Project {
     pub(crate) models: Vec<Model>,
     pub(crate) graph: Graph,
     pub(crate) custom: Vec<Custom>,
+    /// Tests of models over rows of their own.
+    pub(crate) units: Vec<Unit>,
     /// Tables that others fill, with what must hold of them before anything runs.
     pub(crate) sources: Vec<(Name, Vec<Test>)>,
     /// Values of `$name`, as literals.
@@ -99,6 +102,8 @@ impl Project {
             let read = match file.split('/').next() {
                 Some("models") => model::read(file, text, &config).map(|model| models.push(model)),
                 Some("seeds") => model::seed(file, text, &config).map(|model| models.push(model)),
+                // When all models are known.
+                Some("tests") if file.starts_with(unit::FOLDER) => Ok(()),
                 Some("tests") => custom_test(file, text).map(|test| custom.push(test)),
                 _ => Ok(()),
             };
@@ -124,6 +129,13 @@ impl Project {
         for test in &custom {
             problems.extend(unknown(&test.file, &test.reads, &vars, false));
         }
+        let mut units = Vec::new();
+        for (file, text) in bundle.files.iter().filter(|(file, _)| file.starts_with(unit::FOLDER)) {
+            match unit::read(file, text, &models, &config, &vars) {
+                Ok(unit) => units.push(unit),
+                Err(error) => problems.push(Problem::new(file, error)),
+            }
+        }
         let mut sources = Vec::new();
         for source in &config.source {
             match Name::parse(&source.name).and_then(|name| Ok((name, model::source_tests(&source.tests)?))) {
@@ -147,7 +159,7 @@ impl Project {
         let models = graph.order().iter().map(|&at| models[at].clone()).collect::<Vec<_>>();
         // Anew over the models in their order.
         let graph = Graph::new(&models)?;
-        Ok(Self { version: bundle.version(), config, models, graph, custom, sources, vars })
+        Ok(Self { version: bundle.version(), config, models, graph, custom, units, sources, vars })
     }
 
     /// What it is called.
@@ -170,8 +182,9 @@ impl Project {
     pub fn listed(&self, select: &[String], exclude: &[String]) -> Result<Vec<[String; 5]>> {
         let chosen = crate::select::chosen(self, select, exclude, &BTreeSet::new())?;
         let line = |model: &Model| {
-            let tests =
-                model.tests.len() + self.custom.iter().filter(|t| reads_model(&t.reads, model)).count();
+            let custom = self.custom.iter().filter(|test| reads_model(&test.reads, model)).count();
+            let units = self.units.iter().filter(|unit| unit.model == model.name).count();
+            let tests = model.tests.len() + custom + units;
             [
                 model.name.to_string(),
                 model.kind.name().to_owned(),

@@ -6,9 +6,10 @@ use skep_engine::names::{INFORMATION_SCHEMA, SYSTEM_SCHEMA};
 
 use super::stage::{column_is_there, seed};
 use super::{Runner, placed, rows};
-use crate::event::{Event, State};
+use crate::event::{Event, Finding, State};
 use crate::project::{Kind, Model, Name, Problem, near};
 use crate::statements;
+use crate::unit;
 
 /// Tells every problem as an event; the last one says whether there were some.
 pub(crate) async fn check(runner: Runner) {
@@ -18,12 +19,17 @@ pub(crate) async fn check(runner: Runner) {
     let (state, message) = match found {
         Ok(problems) => {
             let count = problems.len();
-            for problem in problems {
-                runner.tell(Event::Wrong(problem.finding())).await;
+            for finding in problems {
+                runner.tell(Event::Wrong(finding)).await;
             }
-            let models = runner.project.models.len();
+            let (models, units) = (runner.project.models.len(), runner.project.units.len());
+            let units = match units {
+                0 => String::new(),
+                1 => ", 1 unit test passes".to_owned(),
+                units => format!(", {units} unit tests pass"),
+            };
             match count {
-                0 => (State::Done, format!("{models} models fit together")),
+                0 => (State::Done, format!("{models} models fit together{units}")),
                 1 => (State::Failed, "1 problem".to_owned()),
                 count => (State::Failed, format!("{count} problems")),
             }
@@ -34,7 +40,7 @@ pub(crate) async fn check(runner: Runner) {
 }
 
 impl Runner {
-    async fn check_all(&self) -> Result<Vec<Problem>> {
+    async fn check_all(&self) -> Result<Vec<Finding>> {
         self.session.begin_under(uuid::Uuid::now_v7(), "pipeline check").await?;
         let mut problems = Vec::new();
         self.make_schemas().await?;
@@ -61,7 +67,11 @@ impl Runner {
             }
         }
         rows::run(&self.session, "ROLLBACK").await?;
-        Ok(problems)
+        let mut findings: Vec<Finding> = problems.iter().map(Problem::finding).collect();
+        let all = (0..self.project.models.len()).collect();
+        let tested = unit::run_chosen(&self.project, &all, &self.clock).await?;
+        findings.extend(tested.into_iter().filter_map(|tested| tested.wrong));
+        Ok(findings)
     }
 
     async fn check_model(&self, model: &Model) -> Result<()> {

@@ -44,6 +44,7 @@ use crate::rewrite::{Reads, Rewritten};
 use crate::select;
 
 pub(crate) use check::check;
+pub(crate) use stage::seed;
 
 /// The environment without a name.
 pub(crate) const PRODUCTION: &str = "prod";
@@ -582,7 +583,7 @@ fn millis(time: Duration) -> u64 {
 }
 
 /// An error of a statement around a model's query, which begins on its second line, with places in the model's file.
-fn placed(error: Error, sql: &Rewritten, around: u64) -> Error {
+pub(crate) fn placed(error: Error, sql: &Rewritten, around: u64) -> Error {
     let Some(mut span) = error.span() else { return error };
     for place in [&mut span.start, &mut span.end] {
         if place.line <= around {

@@ -300,7 +300,7 @@ pub(super) fn column_is_there(model: &Model, columns: &Schema, column: &str) -> 
 }
 
 /// The rows of a CSV text. Columns that it does not name are texts, or what all their values read as.
-pub(super) fn seed(model: &Model) -> Result<(SchemaRef, arrow::record_batch::RecordBatch)> {
+pub(crate) fn seed(model: &Model) -> Result<(SchemaRef, arrow::record_batch::RecordBatch)> {
     use arrow::csv::ReaderBuilder;
     use arrow::csv::reader::Format;
     let wrong = |e: arrow::error::ArrowError| {

@@ -41,4 +41,5 @@ mod store_faults;
 mod terminal;
 mod tpcds;
 mod tpch;
+mod unit_tests;
 mod watching;

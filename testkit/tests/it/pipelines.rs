@@ -7,7 +7,7 @@ use std::process::Stdio;
 use skep_testkit::client::Client;
 use skep_testkit::process::{Output, Server, output, skep};
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
@@ -25,26 +25,26 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A project with the files of `project`, beside a server.
-struct Bench {
-    folder: tempfile::TempDir,
-    server: Server,
+pub(crate) struct Bench {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) server: Server,
 }
 
 impl Bench {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(files: &[(&str, &str)]) -> Self {
         let bench = Self::empty();
         files.iter().for_each(|(name, text)| bench.write(name, text));
         bench
     }
 
-    fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = up(&folder.path().join("data"));
         Self { folder, server }
     }
 
     /// The flights of the examples, with raw files of its own.
-    fn flights() -> Self {
+    pub(crate) fn flights() -> Self {
         let bench = Self::empty();
         copy(&root().join("examples/flights"), &bench.project());
         copy(&root().join("testdata/flights/raw"), &bench.folder.path().join("testdata/flights/raw"));
@@ -52,52 +52,52 @@ impl Bench {
         bench
     }
 
-    fn project(&self) -> PathBuf {
+    pub(crate) fn project(&self) -> PathBuf {
         self.folder.path().join("project")
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.project().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
 
-    fn edit(&self, name: &str, from: &str, to: &str) {
+    pub(crate) fn edit(&self, name: &str, from: &str, to: &str) {
         let path = self.project().join(name);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{text}");
         std::fs::write(path, text.replace(from, to)).unwrap();
     }
 
-    fn arguments(&self, command: &str, more: &[&str]) -> Vec<String> {
+    pub(crate) fn arguments(&self, command: &str, more: &[&str]) -> Vec<String> {
         let project = self.project().display().to_string();
         let first = ["pipeline", command, &project, "--url", self.server.flight()].map(str::to_owned);
         first.into_iter().chain(more.iter().map(|&word| word.to_owned())).collect()
     }
 
-    fn pipeline(&self, command: &str, more: &[&str]) -> Output {
+    pub(crate) fn pipeline(&self, command: &str, more: &[&str]) -> Output {
         let arguments = self.arguments(command, more);
         output(skep(&arguments.iter().map(String::as_str).collect::<Vec<_>>()))
     }
 
     /// Runs it, which must end well.
-    fn run(&self, more: &[&str]) -> String {
+    pub(crate) fn run(&self, more: &[&str]) -> String {
         let output = self.pipeline("run", more);
         assert_eq!(output.code, Some(0), "{output:?}");
         output.stdout
     }
 
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(self.server.flight()).await.unwrap()
     }
 
-    async fn one(&self, sql: &str) -> String {
+    pub(crate) async fn one(&self, sql: &str) -> String {
         let rows = self.client().await.rows(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", e.report()));
         rows.iter().map(|row| row.join(",")).collect::<Vec<_>>().join(";")
     }
 }
 
-fn up(data: &Path) -> Server {
+pub(crate) fn up(data: &Path) -> Server {
     let data = data.to_str().unwrap();
     Server::start(&["up", "--data", data, "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"]).unwrap()
 }
@@ -172,7 +172,7 @@ async fn flights_from_an_empty_lake_then_nothing_then_a_late_file() {
     assert_eq!(bench.one(sums).await, before);
 }
 
-const SETTINGS: &str =
+pub(crate) const SETTINGS: &str =
     "[pipeline]\nname = \"t\"\nstart = \"2024-01-01\"\nend = \"2024-01-03\"\nexecution = \"local\"\n";
 
 #[tokio::test]
@@ -543,7 +543,7 @@ async fn readers_never_see_a_part_of_a_run_however_it_ends() {
 }
 
 /// A server that stands in for one that was killed.
-fn idle() -> Server {
+pub(crate) fn idle() -> Server {
     let folder = tempfile::tempdir().unwrap();
     up(&folder.path().join("idle"))
 }
