@@ -110,7 +110,11 @@ impl Visitor for Found {
     }
 }
 
-fn parameters(sql: &str) -> Result<Vec<(String, Span)>> {
+/// The names behind `$` in a piece of SQL, with their places.
+///
+/// # Errors
+/// [`Kind::Invalid`](skep_common::Kind::Invalid) for what has no words.
+pub(crate) fn parameters(sql: &str) -> Result<Vec<(String, Span)>> {
     let tokens = Tokenizer::new(&SkepDialect, sql).tokenize_with_location();
     let tokens = tokens.map_err(|e| Error::invalid(e.message).at(position(e.location)))?;
     let found = tokens.into_iter().filter_map(|token| match token.token {

@@ -36,6 +36,7 @@ usage: cargo xtask COMMAND
   bench catalog    planning on a table of 100,000 files, commits of 1,000; memory
   bench doors      rows a second through ADBC beside DuckDB's, and the time to the first row
   bench store      writes and reads with 1, 2, 3 replicas, plain files, HDFS; the repair after a lost worker
+  bench elt        pipelines: the projects of flights and of TPC-H, beside DuckDB and Spark
   bench lanes      the three lanes: TPC-H, latency, a killed worker, many clients at once
 ";
 

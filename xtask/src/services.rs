@@ -42,6 +42,8 @@ const ON_POSTGRES: [&str; 3] = ["metadb", "catalog", "store"];
 
 /// The S3 server, in an environment of its own: its dependencies are many.
 const MOTO: &str = "moto[server]==5.2.5";
+/// Spark, for measurements: in an environment of its own too.
+const SPARK: &str = "pyspark==4.1.1";
 /// The version of Hadoop.
 const HADOOP: &str = "3.4.1";
 /// The programs of Ceph, all in packages of Debian.
@@ -225,18 +227,28 @@ fn copy_with_maven(own: &Path, project: &str) -> Outcome {
 
 /// A Python that has the S3 server.
 fn moto(folder: &Path) -> Outcome<PathBuf> {
-    let own = folder.with_file_name("services-moto");
+    python_with(MOTO, &folder.with_file_name("services-moto"))
+}
+
+/// A Python that has Spark, which needs the Java of this machine.
+pub(crate) fn spark() -> Outcome<PathBuf> {
+    works_with(Path::new("java"), "-version").map_err(|why| format!("{why}; Spark needs Java"))?;
+    python_with(SPARK, &target()?.join("services-spark"))
+}
+
+/// A Python in the folder `own` that has `package`.
+fn python_with(package: &str, own: &Path) -> Outcome<PathBuf> {
     let (python, mark) = (own.join("bin/python"), own.join("installed"));
-    if fs::read_to_string(&mark).is_ok_and(|list| list == MOTO) {
+    if fs::read_to_string(&mark).is_ok_and(|list| list == package) {
         return Ok(python);
     }
     let mut create = Command::new("python3");
-    create.args(["-m", "venv", "--clear"]).arg(&own);
+    create.args(["-m", "venv", "--clear"]).arg(own);
     run(create)?;
     let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", MOTO]);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package]);
     run(pip)?;
-    fs::write(&mark, MOTO).map_err(|e| format!("cannot write {mark:?}: {e}"))?;
+    fs::write(&mark, package).map_err(|e| format!("cannot write {mark:?}: {e}"))?;
     Ok(python)
 }
 
@@ -336,7 +348,7 @@ pub(crate) fn installed() -> Outcome<Option<Venv>> {
     if complete { found(folder).map(Some) } else { Ok(None) }
 }
 
-fn install() -> Outcome<Venv> {
+pub(crate) fn install() -> Outcome<Venv> {
     if let Some(venv) = installed()? {
         return Ok(venv);
     }

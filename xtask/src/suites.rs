@@ -1,5 +1,6 @@
 //! The test suites and the measurements.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::run::{Outcome, cargo, commit, run, target};
@@ -47,12 +48,23 @@ pub(crate) fn tpcds(arguments: &[String]) -> Outcome {
     measure("benchmark", &[&once, arguments].concat())
 }
 
+/// Pipelines, against DuckDB and Spark, which are installed if they are not there.
+fn measure_elt(arguments: &[String]) -> Outcome {
+    crate::services::install()?;
+    let spark = crate::services::spark().inspect_err(|why| println!("Spark is skipped: {why}"));
+    measure_with("elt_bench", arguments, spark.ok().map(|python| ("SKEP_SPARK", python)))
+}
+
 /// Runs a program that measures.
 fn measure(program: &str, arguments: &[String]) -> Outcome {
+    measure_with(program, arguments, None)
+}
+
+fn measure_with(program: &str, arguments: &[String], variable: Option<(&str, PathBuf)>) -> Outcome {
     build()?;
     println!("commit {}", commit());
     let mut command = Command::new(target()?.join("debug").join(program));
-    command.args(arguments);
+    command.args(arguments).envs(variable);
     if let Some(venv) = crate::services::installed()? {
         venv.set(&mut command);
     }
@@ -67,6 +79,7 @@ pub(crate) fn bench(arguments: &[String]) -> Outcome {
     match arguments.split_first() {
         Some((first, rest)) if first == "catalog" => return measure("catalog_bench", rest),
         Some((first, rest)) if first == "doors" => return measure("doors_bench", rest),
+        Some((first, rest)) if first == "elt" => return measure_elt(rest),
         Some((first, rest)) if first == "lanes" => return measure("lanes_bench", rest),
         Some((first, rest)) if first == "store" => return measure("store_bench", rest),
         _ => {}

@@ -129,6 +129,11 @@ impl Project {
         for test in &custom {
             problems.extend(unknown(&test.file, &test.reads, &vars, false));
         }
+        for model in &mut models {
+            if let Err(error) = with_values(&mut model.tests, &vars) {
+                problems.push(Problem::new(&model.file, error));
+            }
+        }
         let mut units = Vec::new();
         for (file, text) in bundle.files.iter().filter(|(file, _)| file.starts_with(unit::FOLDER)) {
             match unit::read(file, text, &models, &config, &vars) {
@@ -138,7 +143,12 @@ impl Project {
         }
         let mut sources = Vec::new();
         for source in &config.source {
-            match Name::parse(&source.name).and_then(|name| Ok((name, model::source_tests(&source.tests)?))) {
+            let read = || -> Result<(Name, Vec<Test>)> {
+                let mut tests = model::source_tests(&source.tests)?;
+                with_values(&mut tests, &vars)?;
+                Ok((Name::parse(&source.name)?, tests))
+            };
+            match read() {
                 Ok(source) => sources.push(source),
                 Err(error) => {
                     problems.push(Problem::new(SETTINGS, error.context(format!("source '{}'", source.name))));
@@ -253,6 +263,24 @@ pub(crate) fn near<'a>(error: Error, name: &str, names: impl Iterator<Item = &'a
         Some(other) => error.hint(format!("did you mean '{other}'?")),
         None => error,
     }
+}
+
+/// Puts the values of variables into the conditions of tests.
+fn with_values(tests: &mut [Test], vars: &BTreeMap<String, String>) -> Result<()> {
+    for test in tests {
+        let Rule::Expression(condition) = &mut test.rule else { continue };
+        let wrong = |error: Error| Error::new(error.kind(), error.message().to_owned()).source(error);
+        let mut edits = Vec::new();
+        for (name, span) in rewrite::parameters(condition).map_err(wrong)? {
+            let Some(value) = vars.get(&name) else {
+                let error = Error::not_found(format!("${name} has no value in the test '{}'", test.name));
+                return Err(near(error, &name, vars.keys().map(String::as_str)));
+            };
+            edits.push((span, value.clone()));
+        }
+        *condition = rewrite::Rewritten::new(condition, edits).text;
+    }
+    Ok(())
 }
 
 /// `$name`s that have no value.
