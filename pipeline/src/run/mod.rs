@@ -273,13 +273,16 @@ impl Runner {
         self.run = self.ledger.begin(&self.of, &self.project.version, key, &user, self.begun).await?;
         let beating = self.beat();
         let message = format!("pipeline {} run {}", self.of.pipeline, self.run);
-        let done: BTreeMap<String, Outcome> = match &before {
-            Some((_, done)) => {
-                self.session.resume_under(key).await?;
-                done.clone()
-            }
+        let resumed = match before {
+            Some((line, done)) => self.resumed(line.run).await?.then_some(done),
             None => {
                 self.forget_old().await?;
+                None
+            }
+        };
+        let done = match resumed {
+            Some(done) => done,
+            None => {
                 self.session.begin_under(key, &message).await?;
                 BTreeMap::new()
             }
@@ -300,6 +303,19 @@ impl Runner {
         };
         drop(beating);
         ended
+    }
+
+    /// Takes up what run `before` staged. Whether there is something.
+    async fn resumed(&self, before: i64) -> Result<bool> {
+        match self.session.resume_under(self.key).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let message = format!("run {before} left nothing that is staged: it begins again from nothing");
+                self.tell(Event::Warning { message }).await;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes down what is staged, so that it can be gone on with.

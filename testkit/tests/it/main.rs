@@ -29,6 +29,7 @@ mod locations;
 mod memory;
 mod other_stores;
 mod partitions;
+mod pipeline_kills;
 mod pipelines;
 mod postgres;
 mod process;
