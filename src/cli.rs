@@ -231,6 +231,26 @@ pub(crate) enum PipelineCommand {
         #[arg(long = "run", value_name = "NUMBER", default_value_t = 0)]
         number: i64,
     },
+    /// Store a version of a project in the catalog, and have its schedules run it from now on
+    ///
+    /// The project is checked first. A version is never changed: the same files again are the same version. Loads and file reads
+    /// start at the project's folder, which must be there when the schedules run.
+    Deploy {
+        /// The folder of the project; with --version also the name of the pipeline
+        #[arg(default_value = ".")]
+        project: PathBuf,
+        #[command(flatten)]
+        place: PipelinePlace,
+        /// The environment, as pipeline.toml names it; production unless said
+        #[arg(long, value_name = "NAME")]
+        env: Option<String>,
+        /// Go back to this version instead
+        #[arg(long, value_name = "NUMBER")]
+        version: Option<i64>,
+        /// Events as lines of JSON on stdout
+        #[arg(long)]
+        json: bool,
+    },
     /// List models with their kinds, files and tags
     Ls {
         #[command(flatten)]

@@ -47,7 +47,7 @@ const MIGRATIONS: &[&str] = &["
 const LOST_AFTER: Duration = Duration::from_secs(60);
 
 /// What a project is called, and which of its environments is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Of {
     pub(crate) pipeline: String,
     pub(crate) environment: String,

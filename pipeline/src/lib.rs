@@ -18,6 +18,7 @@
 //! SQL, transactions and lanes (`skep-coordinator`); the command line, which calls [`service`] as an action.
 
 pub mod bundle;
+pub mod deploy;
 pub mod event;
 mod graph;
 mod interval;
@@ -25,6 +26,7 @@ mod ledger;
 pub mod project;
 mod rewrite;
 mod run;
+mod schedule;
 mod select;
 pub mod service;
 mod statements;

@@ -3,6 +3,7 @@
 //! ```text
 //! skep.pipeline.check   Request -> Event, Event, ...
 //! skep.pipeline.run     Request -> Event, Event, ...      as JSON, each event when it happens
+//! skep.pipeline.deploy  Deploy -> Event, Event, ...
 //! ```
 //!
 //! # Not here
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use serde::de::DeserializeOwned;
 use skep_common::clock::Clock;
 use skep_common::{Error, Result, task};
 use skep_coordinator::extension::{Answers, Extension, SystemTable};
@@ -21,16 +23,19 @@ use skep_metadb::MetaDb;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::deploy::{Deploy, Versions};
 use crate::event::{Event, Request, State};
 use crate::ledger::Ledger;
 use crate::project::Project;
 use crate::run::{Runner, check};
-use crate::tables;
+use crate::{schedule, tables};
 
 /// The action that looks whether a project fits the catalog.
 pub const CHECK: &str = "skep.pipeline.check";
 /// The action that runs a project.
 pub const RUN: &str = "skep.pipeline.run";
+/// The action that makes a version of a project current.
+pub const DEPLOY: &str = "skep.pipeline.deploy";
 /// Events on their way; a run waits for a client that is slower.
 const EVENTS: usize = 64;
 
@@ -38,6 +43,7 @@ const EVENTS: usize = 64;
 pub struct Pipelines {
     coordinator: Coordinator,
     ledger: Ledger,
+    versions: Versions,
     clock: Arc<dyn Clock>,
 }
 
@@ -53,7 +59,8 @@ impl Pipelines {
     /// # Errors
     /// Those of the database.
     pub async fn prepare(db: &MetaDb) -> Result<()> {
-        Ledger::prepare(db).await
+        Ledger::prepare(db).await?;
+        schedule::prepare(db).await
     }
 
     /// Opens the ledger of `coordinator`'s catalog, and adds pipelines to it. Runs that `identity` left behind when it ended
@@ -63,10 +70,71 @@ impl Pipelines {
     /// Those of the database.
     pub async fn add_to(coordinator: &Coordinator, identity: &str, clock: Arc<dyn Clock>) -> Result<()> {
         let db = coordinator.open_session("pipeline").catalog().db().clone();
-        let ledger = Ledger::open(db, identity, clock.now()).await?;
-        coordinator.extend(Arc::new(Self { coordinator: coordinator.clone(), ledger, clock }));
+        Self::prepare(&db).await?;
+        let ledger = Ledger::open(db.clone(), identity, clock.now()).await?;
+        let versions = Versions::new(db);
+        coordinator.extend(Arc::new(Self { coordinator: coordinator.clone(), ledger, versions, clock }));
         Ok(())
     }
+}
+
+impl Pipelines {
+    /// A run that is not begun yet, or what is wrong with its files.
+    async fn runner(&self, session: &Session, request: Request) -> Result<Result<(Runner, Heard), Answers>> {
+        let project = match Project::read(&request.bundle, &request.vars) {
+            Ok(project) => project,
+            Err(problems) => {
+                let message = match problems.len() {
+                    1 => "1 problem".to_owned(),
+                    count => format!("{count} problems"),
+                };
+                let mut all: Vec<Event> = problems.iter().map(|p| Event::Wrong(p.finding())).collect();
+                all.push(over(State::Failed, message));
+                return Ok(Err(answers(all)));
+            }
+        };
+        let (events, heard) = mpsc::channel(EVENTS);
+        // A session of its own: its transaction and settings are nobody else's.
+        let own = self.coordinator.open_session(session.user());
+        let clock = Arc::clone(&self.clock);
+        let runner = Runner::new(own, self.ledger.clone(), project, request, events, clock).await?;
+        Ok(Ok((runner, heard)))
+    }
+
+    async fn check_or_run(&self, session: &Session, action: &str, request: Request) -> Result<Answers> {
+        let (runner, heard) = match self.runner(session, request).await? {
+            Ok(begun) => begun,
+            Err(problems) => return Ok(problems),
+        };
+        // They see for themselves that nobody listens any more.
+        match action {
+            CHECK => task::spawn("pipeline check", check(runner)).detach(),
+            _ => task::spawn("pipeline run", runner.run()).detach(),
+        }
+        Ok(stream(heard))
+    }
+
+    async fn deploy(&self, session: &Session, deploy: Deploy) -> Result<Answers> {
+        if let Some(number) = deploy.version {
+            let now = self.clock.now();
+            let (state, message) = self.versions.go_to(&deploy, number, session.user(), now).await?;
+            return Ok(answers(vec![over(state, message)]));
+        }
+        let (runner, heard) = match self.runner(session, deploy.request).await? {
+            Ok(begun) => begun,
+            Err(problems) => return Ok(problems),
+        };
+        let deploying = crate::deploy::deploy(runner, self.versions.clone(), false);
+        task::spawn("pipeline deploy", deploying).detach();
+        Ok(stream(heard))
+    }
+}
+
+/// Events on their way to whoever listens.
+type Heard = mpsc::Receiver<Event>;
+
+fn stream(heard: Heard) -> Answers {
+    ReceiverStream::new(heard).map(|event| answer(&event)).boxed()
 }
 
 #[async_trait]
@@ -78,41 +146,41 @@ impl Extension for Pipelines {
                 RUN,
                 "a project as JSON -> events as JSON: runs its models and publishes their tables in one commit",
             ),
+            (
+                DEPLOY,
+                "a project as JSON -> events as JSON: a version of it becomes the one that schedules run",
+            ),
         ]
     }
 
     async fn call(&self, session: &Session, action: &str, body: Bytes) -> Result<Answers> {
-        let request: Request = serde_json::from_slice(&body)
-            .map_err(|e| Error::invalid(format!("the body of {action} is no request")).source(e))?;
-        let (events, heard) = mpsc::channel(EVENTS);
-        let project = match Project::read(&request.bundle, &request.vars) {
-            Ok(project) => project,
-            Err(problems) => {
-                let message = match problems.len() {
-                    1 => "1 problem".to_owned(),
-                    count => format!("{count} problems"),
-                };
-                let mut all: Vec<Event> = problems.iter().map(|p| Event::Wrong(p.finding())).collect();
-                let state = State::Failed;
-                all.push(Event::Over { run: None, state, snapshot: None, took_ms: 0, message });
-                return Ok(futures::stream::iter(all.into_iter().map(|event| answer(&event))).boxed());
-            }
-        };
-        // A session of its own: its transaction and settings are nobody else's.
-        let own = self.coordinator.open_session(session.user());
-        let clock = Arc::clone(&self.clock);
-        let runner = Runner::new(own, self.ledger.clone(), project, request, events, clock).await?;
-        // They see for themselves that nobody listens any more.
         match action {
-            CHECK => task::spawn("pipeline check", check(runner)).detach(),
-            _ => task::spawn("pipeline run", runner.run()).detach(),
+            DEPLOY => self.deploy(session, read(action, &body)?).await,
+            _ => self.check_or_run(session, action, read(action, &body)?).await,
         }
-        Ok(ReceiverStream::new(heard).map(|event| answer(&event)).boxed())
     }
 
     fn tables(&self) -> Vec<SystemTable> {
-        tables::all(&self.ledger)
+        let mut all = tables::all(&self.ledger);
+        all.push(tables::versions(&self.versions));
+        all
     }
+}
+
+/// The body of an action.
+fn read<T: DeserializeOwned>(action: &str, body: &Bytes) -> Result<T> {
+    serde_json::from_slice(body)
+        .map_err(|e| Error::invalid(format!("the body of {action} is no request")).source(e))
+}
+
+/// Events that are all there.
+fn answers(all: Vec<Event>) -> Answers {
+    futures::stream::iter(all.into_iter().map(|event| answer(&event))).boxed()
+}
+
+/// The last event of what has no run.
+fn over(state: State, message: String) -> Event {
+    Event::Over { run: None, state, snapshot: None, took_ms: 0, message }
 }
 
 fn answer(event: &Event) -> Result<Bytes> {

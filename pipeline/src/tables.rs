@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use skep_common::{Error, Result};
 use skep_coordinator::extension::SystemTable;
 
+use crate::deploy::{VersionLine, Versions};
 use crate::ledger::Ledger;
 
 const ZONE: &str = "UTC";
@@ -33,13 +34,14 @@ fn schema(fields: Vec<Field>) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn table<F>(ledger: &Ledger, name: &'static str, schema: SchemaRef, columns: F) -> SystemTable
+fn table<S, F>(of: &S, name: &'static str, schema: SchemaRef, columns: F) -> SystemTable
 where
-    F: Fn(Ledger) -> BoxFuture<'static, Result<Vec<ArrayRef>>> + Send + Sync + 'static,
+    S: Clone + Send + Sync + 'static,
+    F: Fn(S) -> BoxFuture<'static, Result<Vec<ArrayRef>>> + Send + Sync + 'static,
 {
-    let (ledger, shape) = (ledger.clone(), Arc::clone(&schema));
+    let (of, shape) = (of.clone(), Arc::clone(&schema));
     let rows = move || {
-        let (columns, shape) = (columns(ledger.clone()), Arc::clone(&shape));
+        let (columns, shape) = (columns(of.clone()), Arc::clone(&shape));
         async move {
             RecordBatch::try_new(shape, columns.await?)
                 .map_err(|e| Error::internal("a system table does not fit its schema").source(e))
@@ -176,6 +178,37 @@ fn intervals(ledger: &Ledger) -> SystemTable {
                 texts(all.iter().map(|line| Some(line.4.as_str()))),
                 numbers(all.iter().map(|line| Some(line.5))),
                 numbers(all.iter().map(|line| Some(line.6))),
+            ])
+        }
+        .boxed()
+    })
+}
+
+/// What was deployed.
+pub(crate) fn versions(versions: &Versions) -> SystemTable {
+    let schema = schema(vec![
+        text("pipeline", false),
+        number("version", false),
+        text("fingerprint", false),
+        text("folder", false),
+        text("author", false),
+        time("deployed_at", false),
+        text("current_in", true),
+    ]);
+    table(versions, "pipeline_versions", schema, |versions| {
+        async move {
+            let all = versions.all().await?;
+            let current =
+                |line: &VersionLine| (!line.environments.is_empty()).then(|| line.environments.join(", "));
+            let current: Vec<Option<String>> = all.iter().map(current).collect();
+            Ok(vec![
+                texts(all.iter().map(|line| Some(line.pipeline.as_str()))),
+                numbers(all.iter().map(|line| Some(line.number))),
+                texts(all.iter().map(|line| Some(line.version.as_str()))),
+                texts(all.iter().map(|line| Some(line.directory.as_str()))),
+                texts(all.iter().map(|line| Some(line.author.as_str()))),
+                times(all.iter().map(|line| Some(line.created))),
+                texts(current.iter().map(Option::as_deref)),
             ])
         }
         .boxed()

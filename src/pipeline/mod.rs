@@ -1,12 +1,14 @@
 //! `skep pipeline`: a client of the actions that check and run projects, and what needs no server.
 //!
 //! ```text
-//! screen   events and lists for people        status   what the tables say
+//! screen     events and lists for people        status   what the tables say
+//! deployed   deploy and what it leads to
 //! ```
 //!
 //! # Not here
 //! What runs mean: the coordinator does them, also when it is of this process.
 
+mod deployed;
 mod screen;
 mod status;
 
@@ -38,6 +40,9 @@ pub(crate) async fn run(args: Pipeline) -> Result<ExitCode> {
         PipelineCommand::Test { project } => crate::pipeline_test::run(&project).await,
         PipelineCommand::Run(run) => act(RUN, run, None).await,
         PipelineCommand::Retry { run, number } => act(RUN, run, Some(number)).await,
+        PipelineCommand::Deploy { project, place, env, version, json } => {
+            deployed::deploy(&project, &place, env, version, json).await
+        }
         PipelineCommand::Ls { project } => {
             let Some((read, _)) = read(&project)? else { return Ok(ExitCode::from(2)) };
             let mut lines = vec![["MODEL", "KIND", "FILE", "TAGS", "TESTS"].map(str::to_owned)];
@@ -113,6 +118,25 @@ impl Own {
     }
 }
 
+/// The absolute path of a project.
+fn folder(project: &Path) -> Result<String> {
+    let folder = std::path::absolute(project)
+        .map_err(|e| Error::invalid("the folder of the project has no path").source(e))?;
+    Ok(folder.display().to_string())
+}
+
+/// The request for the project in `project` as it is.
+fn requested(project: &Path) -> Result<Request> {
+    Ok(Request { directory: Some(folder(project)?), bundle: Bundle::read(project)?, ..Request::default() })
+}
+
+/// Runs a project, and shows what a person sees of it.
+pub(crate) async fn run_in(session: &mut Session, project: &Path) -> Result<ExitCode> {
+    let request = requested(project)?;
+    let body = body(&request)?;
+    watch(session, RUN, body, &mut Screen::new(false, request.bundle)).await
+}
+
 async fn act(action: &str, args: PipelineRun, retry: Option<i64>) -> Result<ExitCode> {
     let request = Request {
         environment: args.env,
@@ -126,33 +150,23 @@ async fn act(action: &str, args: PipelineRun, retry: Option<i64>) -> Result<Exit
         retry,
         ..requested(&args.project.project)?
     };
-    let (mut session, own) = session(&args.place).await?;
-    let ended = ask(&mut session, action, request, args.json).await;
+    call(&args.place, action, body(&request)?, Screen::new(args.json, request.bundle)).await
+}
+
+/// What an action is called with.
+fn body(request: &impl serde::Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(request).map_err(|e| Error::internal("a project does not serialise").source(e))
+}
+
+/// Calls an action and shows its events.
+async fn call(place: &PipelinePlace, action: &str, body: Vec<u8>, mut screen: Screen) -> Result<ExitCode> {
+    let (mut session, own) = session(place).await?;
+    let ended = watch(&mut session, action, body, &mut screen).await;
     drop(session);
     if let Some(own) = own {
         own.stop().await;
     }
     ended
-}
-
-/// The request for the project in `folder` as it is.
-fn requested(folder: &Path) -> Result<Request> {
-    let bundle = Bundle::read(folder)?;
-    let folder = std::path::absolute(folder)
-        .map_err(|e| Error::invalid("the folder of the project has no path").source(e))?;
-    Ok(Request { directory: Some(folder.display().to_string()), bundle, ..Request::default() })
-}
-
-/// Runs the project in `folder`, and shows what a person sees of it.
-pub(crate) async fn run_in(session: &mut Session, folder: &Path) -> Result<ExitCode> {
-    ask(session, RUN, requested(folder)?, false).await
-}
-
-async fn ask(session: &mut Session, action: &str, request: Request, json: bool) -> Result<ExitCode> {
-    let body = serde_json::to_vec(&request)
-        .map_err(|e| Error::internal("a project does not serialise").source(e))?;
-    let mut screen = Screen::new(json, request.bundle);
-    watch(session, action, body, &mut screen).await
 }
 
 async fn watch(session: &mut Session, action: &str, body: Vec<u8>, screen: &mut Screen) -> Result<ExitCode> {

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use skep_common::{Error, Position, Result, Span};
 
 use crate::interval::Grain;
+use crate::schedule::{RawNotify, RawSchedule};
 
 /// `pipeline.toml`
 #[derive(Debug, Clone, Deserialize)]
@@ -25,6 +26,12 @@ pub(crate) struct Config {
     /// Environments beside production.
     #[serde(default)]
     pub(crate) env: BTreeMap<String, Env>,
+    /// When deployed versions run.
+    #[serde(default)]
+    pub(crate) schedule: Vec<RawSchedule>,
+    /// Who is told of scheduled runs.
+    #[serde(default)]
+    pub(crate) notify: Vec<RawNotify>,
 }
 
 /// `[pipeline]`
@@ -199,13 +206,15 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str, first: u64) -> Result<T> {
     toml::from_str(text).map_err(|e| {
         let error = Error::invalid(e.message().trim().replace('\n', " "));
         match e.span() {
-            Some(span) => error.at(Span {
-                start: place(text, span.start, first),
-                end: place(text, span.end.max(span.start), first),
-            }),
+            Some(range) => error.at(span(text, &range, first)),
             None => error,
         }
     })
+}
+
+/// The places of a piece of TOML that begins at line `first` of a file.
+pub(crate) fn span(text: &str, range: &std::ops::Range<usize>, first: u64) -> Span {
+    Span { start: place(text, range.start, first), end: place(text, range.end.max(range.start), first) }
 }
 
 pub(crate) fn place(text: &str, offset: usize, first: u64) -> Position {

@@ -11,6 +11,7 @@
 
 mod config;
 mod model;
+mod timing;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +21,7 @@ use crate::bundle::{Bundle, SETTINGS};
 use crate::event::Finding;
 use crate::graph::Graph;
 use crate::rewrite::{self, Reads};
+use crate::schedule::{Notify, Spec};
 use crate::unit::{self, Unit};
 
 pub(crate) use config::{Config, Kind, OnFail, SchemaChange, header, place, read as read_toml};
@@ -75,6 +77,10 @@ pub struct Project {
     pub(crate) sources: Vec<(Name, Vec<Test>)>,
     /// Values of `$name`, as literals.
     pub(crate) vars: BTreeMap<String, String>,
+    /// When deployed versions of it run.
+    pub(crate) schedules: Vec<Spec>,
+    /// Who is told of scheduled runs.
+    pub(crate) notify: Vec<Notify>,
 }
 
 /// Names that are values of a run.
@@ -155,6 +161,7 @@ impl Project {
                 }
             }
         }
+        let (schedules, notify) = timing::read(&config, text, &mut problems);
         let graph = match Graph::new(&models) {
             Ok(graph) => graph,
             Err(found) => {
@@ -169,7 +176,11 @@ impl Project {
         let models = graph.order().iter().map(|&at| models[at].clone()).collect::<Vec<_>>();
         // Anew over the models in their order.
         let graph = Graph::new(&models)?;
-        Ok(Self { version: bundle.version(), config, models, graph, custom, units, sources, vars })
+        let version = bundle.version();
+        let project =
+            Self { version, config, models, graph, custom, units, sources, vars, schedules, notify };
+        let problems = timing::unknown_models(&project, text);
+        if problems.is_empty() { Ok(project) } else { Err(problems) }
     }
 
     /// What it is called.

@@ -14,7 +14,7 @@ use crate::unit;
 /// Tells every problem as an event; the last one says whether there were some.
 pub(crate) async fn check(runner: Runner) {
     let started = runner.clock.instant();
-    let found = runner.check_all().await;
+    let found = runner.problems().await;
     let took_ms = super::millis(runner.clock.instant() - started);
     let (state, message) = match found {
         Ok(problems) => {
@@ -40,7 +40,11 @@ pub(crate) async fn check(runner: Runner) {
 }
 
 impl Runner {
-    async fn check_all(&self) -> Result<Vec<Finding>> {
+    /// What does not fit the catalog.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub(crate) async fn problems(&self) -> Result<Vec<Finding>> {
         self.session.begin_under(uuid::Uuid::now_v7(), "pipeline check").await?;
         let mut problems = Vec::new();
         self.make_schemas().await?;

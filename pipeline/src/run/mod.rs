@@ -172,7 +172,12 @@ impl Runner {
         Ok(runner)
     }
 
-    async fn tell(&self, event: Event) {
+    /// Whose run it is.
+    pub(crate) fn of(&self) -> &Of {
+        &self.of
+    }
+
+    pub(crate) async fn tell(&self, event: Event) {
         // Whoever does not listen any more misses it.
         let _ = self.events.send(event).await;
     }
@@ -310,7 +315,8 @@ impl Runner {
         match self.session.resume_under(self.key).await {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let message = format!("run {before} left nothing that is staged: it begins again from nothing");
+                let message =
+                    format!("run {before} left nothing that is staged: it begins again from nothing");
                 self.tell(Event::Warning { message }).await;
                 Ok(false)
             }

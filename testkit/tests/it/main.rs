@@ -35,6 +35,7 @@ mod postgres;
 mod process;
 mod pty;
 mod python;
+mod schedules;
 mod sessions;
 mod slt;
 mod store_cli;

@@ -1,0 +1,125 @@
+//! Deployed projects: versions, schedules, who is told of them, and what was logged.
+
+use std::path::PathBuf;
+
+use skep_testkit::client::Client;
+use skep_testkit::process::{Output, Server, output, skep};
+
+/// A project beside a server.
+struct Bench {
+    folder: tempfile::TempDir,
+    server: Server,
+}
+
+fn up(data: &std::path::Path) -> Server {
+    let data = data.to_str().unwrap();
+    Server::start(&["up", "--data", data, "--flight", "127.0.0.1:0", "--http", "127.0.0.1:0"]).unwrap()
+}
+
+const SETTINGS: &str =
+    "[pipeline]\nname = \"shop\"\nexecution = \"local\"\n[env.dev]\nschema_suffix = \"_dev\"\n";
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let server = up(&folder.path().join("data"));
+        let bench = Self { folder, server };
+        bench.write("pipeline.toml", SETTINGS);
+        bench.write("models/mart/a.sql", "SELECT 1 AS n");
+        bench
+    }
+
+    fn project(&self) -> PathBuf {
+        self.folder.path().join("project")
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.project().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// The settings of the project, and more of them.
+    fn settings(&self, more: &str) {
+        self.write("pipeline.toml", &format!("{SETTINGS}{more}"));
+    }
+
+    fn pipeline(&self, words: &[&str]) -> Output {
+        let url = ["--url", self.server.flight()];
+        let words: Vec<&str> = ["pipeline"].iter().chain(words).chain(&url).copied().collect();
+        output(skep(&words))
+    }
+
+    /// Deploys, which must end well.
+    fn deploy(&self, more: &[&str]) -> String {
+        let project = self.project().display().to_string();
+        let words: Vec<&str> = ["deploy", project.as_str()].iter().chain(more).copied().collect();
+        let output = self.pipeline(&words);
+        assert_eq!(output.code, Some(0), "{output:?}");
+        output.stdout
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(self.server.flight()).await.unwrap()
+    }
+
+    async fn one(&self, sql: &str) -> String {
+        let rows = self.client().await.rows(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", e.report()));
+        rows.iter().map(|row| row.join(",")).collect::<Vec<_>>().join(";")
+    }
+}
+
+const NIGHTLY: &str = "[[schedule]]\nname = \"nightly\"\ncron = \"0 3 1 1 *\"\n";
+
+#[tokio::test]
+async fn a_version_is_deployed_once_and_gone_back_to() {
+    let bench = Bench::new();
+    bench.settings(NIGHTLY);
+    let first = bench.deploy(&[]);
+    assert!(first.contains("version 1 of shop is current in prod; nightly next at "), "{first}");
+    assert!(bench.deploy(&[]).contains("version 1 of shop is current in prod already"));
+    bench.write("models/mart/a.sql", "SELECT 2 AS n");
+    let second = bench.deploy(&[]);
+    assert!(second.contains("version 2 of shop is current in prod, after version 1"), "{second}");
+    assert!(bench.deploy(&["--env", "dev"]).contains("version 2 of shop is current in dev"));
+    let back = bench.deploy(&["--version", "1"]);
+    assert!(back.contains("version 1 of shop is current in prod, after version 2"), "{back}");
+    // By name, from anywhere.
+    let named = bench.pipeline(&["deploy", "shop", "--version", "2"]);
+    assert!(named.code == Some(0) && named.stdout.contains("version 2 of shop"), "{named:?}");
+    let versions =
+        "SELECT pipeline, version, current_in, folder LIKE '%/project' FROM system.pipeline_versions";
+    assert_eq!(bench.one(versions).await, "shop,1,NULL,true;shop,2,dev, prod,true");
+    assert_eq!(bench.one("SELECT count(DISTINCT fingerprint) FROM system.pipeline_versions").await, "2");
+    // Nothing was run.
+    assert_eq!(bench.one("SELECT count(*) FROM system.pipeline_runs").await, "0");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_not_deployed() {
+    let bench = Bench::new();
+    bench.write("models/mart/b.sql", "SELECT m FROM mart.a");
+    let project = bench.project().display().to_string();
+    let failed = bench.pipeline(&["deploy", &project]);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert!(failed.stderr.contains("models/mart/b.sql:1:8"), "{failed:?}");
+    assert!(failed.stdout.contains("1 problem: nothing is deployed"), "{failed:?}");
+    bench.write("models/mart/b.sql", "SELECT n FROM mart.a");
+    bench.settings("[[schedule]]\nname = \"a\"\ncron = \"0 25 * * *\"\ntime_zone = \"Europe/Berln\"\n");
+    for command in ["check", "deploy"] {
+        let failed = bench.pipeline(&[command, &project]);
+        assert_eq!(failed.code, Some(1), "{failed:?}");
+        assert!(failed.stderr.contains("pipeline.toml:8:8"), "{failed:?}");
+        assert!(failed.stderr.contains("'0 25 * * *' is no cron pattern"), "{failed:?}");
+    }
+    bench.settings("");
+    for (words, says) in [
+        (["deploy", &project, "--env", "stage"], "no environment 'stage'"),
+        (["deploy", &project, "--version", "7"], "'shop' has no version 7"),
+        (["deploy", "other", "--version", "1"], "'other' has no version 1"),
+    ] {
+        let failed = bench.pipeline(&words);
+        assert!(failed.code != Some(0) && failed.stderr.contains(says), "{words:?}: {failed:?}");
+    }
+    assert_eq!(bench.one("SELECT count(*) FROM system.pipeline_versions").await, "0");
+}
