@@ -1,7 +1,7 @@
 //! Runs of a pipeline on a cluster whose client, workers and coordinator are killed at each step in turn, while readers look.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +15,7 @@ use skep_testkit::process::{Cluster, Output, output, skep};
 const POLLS: [u64; 2] = [10_000, 300];
 /// A part takes every so many steps.
 const STRIDE: usize = 5;
+const WORKERS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Version V builds V hours; three tables say which version they are of.
@@ -104,7 +105,7 @@ struct Drama {
 }
 
 impl Drama {
-    fn new() -> Self {
+    fn new(start: fn(&Path, usize) -> Cluster) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let project = folder.path().join("project");
         for (name, text) in FILES {
@@ -112,7 +113,7 @@ impl Drama {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let cluster = Cluster::start_hasty(&folder.path().join("cluster"), 3);
+        let cluster = start(&folder.path().join("cluster"), WORKERS);
         let readers = Readers {
             url: Arc::new(Mutex::new(cluster.flight().to_owned())),
             polls: Arc::default(),
@@ -235,7 +236,7 @@ impl Drama {
 async fn whoever_is_killed_at_whatever_step_readers_see_whole_runs_only() {
     let whole = std::env::var_os("SKEP_SLOW").is_some();
     let (polls, stride) = if whole { (POLLS[0], 1) } else { (POLLS[1], STRIDE) };
-    let mut drama = Drama::new();
+    let mut drama = Drama::new(Cluster::start_hasty);
     let first = drama.run("run", 1, false);
     assert_eq!(first.code, Some(0), "{first:?}");
     drama.published = 1;
@@ -274,4 +275,24 @@ async fn whoever_is_killed_at_whatever_step_readers_see_whole_runs_only() {
         drama.published,
         drama.readers.polls.load(Ordering::SeqCst)
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_disks_are_full_publishes_nothing_and_is_gone_on_with() {
+    let mut drama = Drama::new(Cluster::start_linked);
+    let first = drama.run("run", 1, false);
+    assert_eq!(first.code, Some(0), "{first:?}");
+    drama.published = 1;
+    // The first two models are staged.
+    let (mut child, lines) = drama.begin(2, 6);
+    (0..WORKERS).for_each(|worker| drama.cluster.fill_disk(worker, true));
+    let said: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said:?}");
+    let last = said.last().unwrap();
+    assert!(last.contains("no space") || last.contains("full"), "{last}");
+    assert_eq!(drama.agreed("disks are full").await, 1);
+    (0..WORKERS).for_each(|worker| drama.cluster.fill_disk(worker, false));
+    let retried = drama.run("retry", 2, false);
+    assert_eq!(retried.code, Some(0), "{retried:?}");
+    assert_eq!(drama.agreed("disks have room").await, 2);
 }
