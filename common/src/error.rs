@@ -116,6 +116,16 @@ pub struct Position {
     pub column: u64,
 }
 
+impl Position {
+    /// The place of the character that begins at byte `offset` of `text`, whose first line is line `first`. Behind the end: the end.
+    pub fn of(text: &str, offset: usize, first: u64) -> Self {
+        let before = text.get(..offset).unwrap_or(text);
+        let line = before.matches('\n').count() as u64;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() as u64;
+        Self { line: first + line, column: column + 1 }
+    }
+}
+
 /// A piece of a statement, from a place up to another, which is not part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {

@@ -3,6 +3,7 @@
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 use skep_common::Position;
+pub use skep_common::nearest;
 
 /// The name of the catalog.
 pub const CATALOG: &str = "skep";
@@ -45,20 +46,6 @@ pub fn from_location(location: Location) -> Option<Position> {
     (location.line > 0).then_some(Position { line: location.line, column: location.column })
 }
 
-/// The candidate most like `name`, if one is near enough to be what was meant.
-///
-/// Near is one third of the letters changed, or the same letters in another case.
-pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = name.to_lowercase();
-    let most = (name.chars().count() / 3).max(1);
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, _)| *distance <= most)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
 /// Whether `text` matches a LIKE pattern (`%` any text, `_` one character), ignoring case.
 pub fn like(text: &str, pattern: &str) -> bool {
     let text: Vec<char> = text.to_lowercase().chars().collect();
@@ -88,14 +75,6 @@ pub fn within(a: &str, b: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn near_names_are_found_and_far_ones_are_not() {
-        let tables = ["flights", "airports", "weather"];
-        assert_eq!(nearest("flihgts", tables), Some("flights"));
-        assert_eq!(nearest("Weather", tables), Some("weather"));
-        assert_eq!(nearest("planes", tables), None);
-    }
 
     #[test]
     fn patterns_match_as_sql_does() {

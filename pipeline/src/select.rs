@@ -1,6 +1,9 @@
 //! Which models are meant: `name`, `+name`, `name+`, `tag:x`, `path:models/mart`, `state:modified`.
 //!
 //! Several are a union; parts of one with commas between are an intersection. Pure.
+//!
+//! # Not here
+//! The graph itself (`graph`).
 
 use std::collections::BTreeSet;
 

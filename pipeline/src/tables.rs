@@ -1,4 +1,7 @@
 //! The tables of schema `system` about pipelines.
+//!
+//! # Not here
+//! What the ledger means (`ledger`).
 
 use std::sync::Arc;
 

@@ -162,9 +162,10 @@ fn parse(text: &str) -> Result<Config> {
         let (message, hint) = reworded(wrong.message());
         let error = Error::invalid(message);
         let error = match wrong.span() {
-            Some(at) => {
-                error.at(skep_common::Span { start: place(text, at.start), end: place(text, at.end) })
-            }
+            Some(at) => error.at(skep_common::Span {
+                start: Position::of(text, at.start, 1),
+                end: Position::of(text, at.end, 1),
+            }),
             None => error,
         };
         match hint {
@@ -174,13 +175,6 @@ fn parse(text: &str) -> Result<Config> {
     })
 }
 
-fn place(text: &str, at: usize) -> Position {
-    let before = &text[..at.min(text.len())];
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    Position { line: line as u64, column: column as u64 }
-}
-
 /// The reader's message about a key or value that there is not, as an error of ours with the nearest that there is.
 fn reworded(message: &str) -> (String, Option<String>) {
     for (begin, what) in [("unknown field `", "key"), ("unknown variant `", "value")] {
@@ -188,7 +182,7 @@ fn reworded(message: &str) -> (String, Option<String>) {
             continue;
         };
         let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-        let hint = match crate::nearest(name, known.iter().copied()) {
+        let hint = match skep_common::nearest(name, known.iter().copied()) {
             Some(near) => format!("did you mean '{near}'?"),
             None => format!("it is one of {}", known.join(", ")),
         };

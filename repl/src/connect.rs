@@ -2,17 +2,20 @@
 //!
 //! A password is never an argument of the program, where every user of the machine could read it: it comes from the
 //! environment (`SKEP_PASSWORD`), a file, or is asked for.
+//!
+//! # Not here
+//! What is said over the connection (`client`).
 
 use std::io::IsTerminal;
 use std::path::Path;
 
-use skep_common::{Error, Kind, Result};
+use skep_common::{Error, Kind, Result, nearest};
 use url::Url;
 
 use crate::args::Args;
 use crate::client::{Client, Failure};
 use crate::config::{Color, Config, Profile};
-use crate::{DEFAULT_URL, Target, nearest};
+use crate::{DEFAULT_URL, Target};
 
 /// Holds the password of whoever does not want to be asked.
 const PASSWORD_VARIABLE: &str = "SKEP_PASSWORD";

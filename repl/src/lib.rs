@@ -84,18 +84,6 @@ impl Exit {
     }
 }
 
-/// The candidate most like `name`, if it is near enough to be what was meant: a third of the letters changed.
-fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = name.to_lowercase();
-    let most = (name.chars().count() / 3).max(1);
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, _)| *distance <= most)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
 /// Runs what `args` say against `target`, or else the server of their profile, or the default one: rows to stdout,
 /// everything else to stderr.
 ///

@@ -8,6 +8,9 @@
 //!
 //! # Cost
 //! One small call to the server every [`POLL`] while the statement runs, from [`AFTER`] on.
+//!
+//! # Not here
+//! The figures themselves: the server tells them.
 
 use std::io::Write;
 use std::sync::Arc;

@@ -5,6 +5,9 @@
 //! ```
 //!
 //! A `:name` that is not set stays as it is, and so does whatever stands in texts, names, comments and after `::`.
+//!
+//! # Not here
+//! Settings of the session, which are the server's: `SET`.
 
 use std::collections::BTreeMap;
 

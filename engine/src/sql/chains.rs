@@ -4,6 +4,9 @@
 //! a tree, plans it or drops it needs stack for each level, and often time for each pair of levels. What is too long is refused
 //! before it is read.
 //! Nesting by parentheses has a limit of its own, in the parser.
+//!
+//! # Not here
+//! The limits of what plans may hold (`planner`): these are of texts.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};

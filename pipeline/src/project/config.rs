@@ -1,4 +1,7 @@
 //! `pipeline.toml`, and the TOML in the first comment of a model.
+//!
+//! # Not here
+//! What the keys lead to (`project::model`, `run`).
 
 use std::collections::BTreeMap;
 
@@ -214,14 +217,10 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str, first: u64) -> Result<T> {
 
 /// The places of a piece of TOML that begins at line `first` of a file.
 pub(crate) fn span(text: &str, range: &std::ops::Range<usize>, first: u64) -> Span {
-    Span { start: place(text, range.start, first), end: place(text, range.end.max(range.start), first) }
-}
-
-pub(crate) fn place(text: &str, offset: usize, first: u64) -> Position {
-    let before = &text[..offset.min(text.len())];
-    let line = before.matches('\n').count() as u64;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() as u64;
-    Position { line: first + line, column: column + 1 }
+    Span {
+        start: Position::of(text, range.start, first),
+        end: Position::of(text, range.end.max(range.start), first),
+    }
 }
 
 /// The TOML of a model and the line that it begins at: `/*---` to `---*/`, before anything else but space.

@@ -24,7 +24,7 @@ use crate::rewrite::{self, Reads};
 use crate::schedule::{Notify, Spec};
 use crate::unit::{self, Unit};
 
-pub(crate) use config::{Config, Kind, OnFail, SchemaChange, header, place, read as read_toml};
+pub(crate) use config::{Config, Kind, OnFail, SchemaChange, header, read as read_toml, span};
 pub(crate) use model::{Load, Model, Name, Rule, Test, literal, quoted};
 
 /// Something wrong in a file of a project.

@@ -1,4 +1,7 @@
 //! One model: what it is called, how its rows get into its table, what it reads, and what must hold of them.
+//!
+//! # Not here
+//! What a run does with it (`run`).
 
 use std::fmt;
 

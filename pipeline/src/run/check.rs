@@ -1,5 +1,8 @@
 //! Looks whether a project fits the catalog, without running anything: each model's query is planned over what those before
 //! it will be, in a transaction that is given up.
+//!
+//! # Not here
+//! What is wrong with the texts alone (`project`).
 
 use skep_common::{Error, Result};
 use skep_engine::names::{INFORMATION_SCHEMA, SYSTEM_SCHEMA};

@@ -1,4 +1,7 @@
 //! What a model has to do in this run: nothing, all of it, or some intervals.
+//!
+//! # Not here
+//! Doing it (`stage`).
 
 use std::collections::BTreeSet;
 

@@ -2,6 +2,9 @@
 //!
 //! With it, rows that came late tell which intervals have to be made again, without anybody naming them.
 //! Pure.
+//!
+//! # Not here
+//! Reading the changes of those tables (`decide`).
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Query, Select, SetExpr, TableFactor, Value, Visit, Visitor,

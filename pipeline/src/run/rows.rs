@@ -1,4 +1,7 @@
 //! Statements of a run and what they give.
+//!
+//! # Not here
+//! The texts of the statements (`statements`).
 
 use arrow::array::AsArray;
 use arrow::compute::cast;

@@ -1,4 +1,7 @@
 //! Puts the rows of a model into its table, inside the run's transaction.
+//!
+//! # Not here
+//! Whether it is to be done (`decide`), and whether the rows are right (`test`).
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,7 @@
 //! Asks what is staged whether it fulfils its tests, before anybody else can read it.
+//!
+//! # Not here
+//! The queries that count failures (`statements`); unit tests.
 
 use skep_common::{Error, Result};
 

@@ -26,7 +26,7 @@ use toml::Spanned;
 
 use super::lacks;
 use crate::interval::{self, Span as Times};
-use crate::project::{Config, Kind, Model, Name, header, literal, near, place, read_toml};
+use crate::project::{Config, Kind, Model, Name, header, literal, near, read_toml};
 
 /// Where the files lie.
 pub(crate) const FOLDER: &str = "tests/unit/";
@@ -96,7 +96,7 @@ struct Placed<'a> {
 impl Placed<'_> {
     fn of<T>(&self, value: &Spanned<T>) -> Span {
         let span = value.span();
-        Span { start: place(self.toml, span.start, self.line), end: place(self.toml, span.end, self.line) }
+        crate::project::span(self.toml, &span, self.line)
     }
 }
 

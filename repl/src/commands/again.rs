@@ -1,4 +1,7 @@
 //! Commands about the last statement: `\last`, `\edit`, `\watch`.
+//!
+//! # Not here
+//! Running a statement (`shell`).
 
 use std::io::{IsTerminal, Write};
 use std::process::Command;

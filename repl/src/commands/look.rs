@@ -1,12 +1,14 @@
 //! Commands that look: tables, columns, views, the connection.
+//!
+//! # Not here
+//! How rows are shown (`render`).
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use skep_common::Error;
+use skep_common::{Error, nearest};
 
-use crate::nearest;
 use crate::shell::{Ended, Shell};
 
 /// `text` without quotes around it.

@@ -4,6 +4,9 @@
 //! mod     names, help, settings of the shell      look    tables, columns, the connection
 //! again   the last statement: \watch, \edit, \last
 //! ```
+//!
+//! # Not here
+//! Statements, which the server runs.
 
 mod again;
 mod look;
@@ -11,15 +14,15 @@ mod look;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use skep_common::Error;
+use skep_common::{Error, nearest};
 
 pub(crate) use look::{find_table, table_name, unquote};
 
 use crate::args::Format;
 use crate::connect::Login;
+use crate::copy;
 use crate::output::Pager;
 use crate::shell::{Ended, Shell, Stop};
-use crate::{copy, nearest};
 
 /// A command: its spellings, what follows them, and what it does.
 struct Command {

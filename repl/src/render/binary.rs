@@ -2,6 +2,9 @@
 //!
 //! # Invariants
 //! - One result is one file: a second one behind it would not be found.
+//!
+//! # Not here
+//! Rows as text, beside this file.
 
 use std::io::{self, Write};
 use std::sync::Arc;

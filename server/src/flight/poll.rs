@@ -12,6 +12,9 @@
 //! # Invariants
 //! - A statement keeps at most [`polled_bytes`](super::Config::polled_bytes) of rows, and one batch more, for its reader.
 //! - Whatever is not fetched ends with the ticket, and with the session.
+//!
+//! # Not here
+//! Statements whose client waits for the rows at once.
 
 use std::sync::Arc;
 use std::time::Instant;
