@@ -251,6 +251,13 @@ pub(crate) enum PipelineCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Give up what a failed run staged: nobody reads it or goes on with it any more
+    Drop {
+        /// The run
+        run: i64,
+        #[command(flatten)]
+        place: PipelinePlace,
+    },
     /// List models with their kinds, files and tags
     Ls {
         #[command(flatten)]

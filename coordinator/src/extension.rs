@@ -3,6 +3,7 @@
 //! ```text
 //! client --action, bytes--> server --> Extension::call --> bytes, one answer after the other
 //! SELECT * FROM system.t -----------> Extension::tables --> rows, read when the plan runs
+//! SELECT * FROM name.schema.t ------> Extension::staged --> key of a transaction that was written down, and what it staged
 //! ```
 //!
 //! # Not here
@@ -17,9 +18,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use skep_common::Result;
+use skep_catalog::Snapshot;
+use skep_common::{Error, Kind, Result};
+use skep_engine::planner::Others;
+use uuid::Uuid;
 
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Shared};
 use crate::session::Session;
 
 /// Answers of an action, as they come. Dropping the stream ends what makes them.
@@ -56,6 +60,40 @@ pub trait Extension: Debug + Send + Sync {
 
     /// Its tables.
     fn tables(&self) -> Vec<SystemTable>;
+
+    /// The key of the transaction whose tables queries read as `name.schema.table`; `None` for a name that is not its own.
+    ///
+    /// # Errors
+    /// Why a name of its own shows nothing.
+    async fn staged(&self, name: &str) -> Result<Option<Uuid>> {
+        let _ = name;
+        Ok(None)
+    }
+}
+
+/// What extensions show beside the catalog.
+#[derive(Debug)]
+pub(crate) struct Staged(pub(crate) Arc<Shared>);
+
+#[async_trait]
+impl Others for Staged {
+    async fn snapshot(&self, name: &str) -> Result<Option<Arc<Snapshot>>> {
+        let extensions = self.0.extensions.read().clone();
+        for extension in extensions {
+            let Some(key) = extension.staged(name).await? else { continue };
+            // As it was written down last: whoever goes on with it changes a copy of its own.
+            return match self.0.environment.catalog.resume(key).await {
+                Ok(transaction) => Ok(Some(transaction.snapshot())),
+                Err(error) if error.kind() == Kind::NotFound => {
+                    Err(Error::not_found(format!("'{name}' shows nothing: nothing of it is written down"))
+                        .hint("it staged nothing, was published, or was given up when another began")
+                        .source(error))
+                }
+                Err(error) => Err(error),
+            };
+        }
+        Ok(None)
+    }
 }
 
 impl Coordinator {

@@ -38,6 +38,13 @@ pub struct Request {
     pub retry: Option<i64>,
 }
 
+/// A run whose staged tables are given up.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Its number.
+    pub run: i64,
+}
+
 /// How something ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

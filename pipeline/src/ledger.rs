@@ -112,6 +112,16 @@ impl Seen {
     }
 }
 
+/// Which run has what a run staged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Keeper {
+    pub(crate) key: Uuid,
+    pub(crate) state: String,
+    pub(crate) snapshot: Option<i64>,
+    /// The run, or the last that went on with it.
+    pub(crate) latest: i64,
+}
+
 /// The tables. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
@@ -168,6 +178,16 @@ impl Ledger {
         now: DateTime<Utc>,
     ) -> Result<i64> {
         let mut tx = self.db.begin().await?;
+        let dropped: Option<(i64,)> =
+            sqlx::query_as("SELECT run_id FROM skep_pipeline_run WHERE key = ? AND state = 'dropped'")
+                .bind(key.to_string())
+                .fetch_optional(tx.conn())
+                .await
+                .map_err(failed)?;
+        if let Some((run,)) = dropped {
+            return Err(Error::conflict(format!("what run {run} staged was dropped"))
+                .hint("begin a new run: skep pipeline run"));
+        }
         let limit = now.timestamp_micros() - i64::try_from(LOST_AFTER.as_micros()).unwrap_or(i64::MAX);
         sqlx::query(
             "UPDATE skep_pipeline_run SET state = 'lost', ended_us = ?, error = 'its process ended' \
@@ -218,6 +238,95 @@ impl Ledger {
         .map_err(failed)?;
         tx.commit().await?;
         Ok(run)
+    }
+
+    /// What a run staged is to be given up: nobody goes on with it from here on.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such run; [`Kind::Invalid`] if it did not fail; [`Kind::Conflict`] while a run of the
+    /// project goes on, which may be one that goes on with it; those of the database.
+    pub(crate) async fn drop_staged(&self, run: i64) -> Result<Uuid> {
+        let mut tx = self.db.begin().await?;
+        let line: Option<(String, String, String, String)> = sqlx::query_as(
+            "SELECT key, state, pipeline, environment FROM skep_pipeline_run WHERE run_id = ?",
+        )
+        .bind(run)
+        .fetch_optional(tx.conn())
+        .await
+        .map_err(failed)?;
+        let (key, state, pipeline, environment) = line.ok_or_else(|| no_run(run))?;
+        if !["failed", "lost"].contains(&state.as_str()) {
+            return Err(Error::invalid(format!(
+                "run {run} keeps nothing that could be dropped: it is {state}"
+            )));
+        }
+        let going: Option<(i64,)> = sqlx::query_as(
+            "SELECT run_id FROM skep_pipeline_run WHERE pipeline = ? AND environment = ? AND state = 'running'",
+        )
+        .bind(&pipeline)
+        .bind(&environment)
+        .fetch_optional(tx.conn())
+        .await
+        .map_err(failed)?;
+        if let Some((other,)) = going {
+            return Err(
+                Error::conflict(format!("run {other} of '{pipeline}' goes on")).hint("wait for its end")
+            );
+        }
+        sqlx::query(
+            "UPDATE skep_pipeline_run SET state = 'dropped' WHERE key = ? AND state IN ('failed', 'lost')",
+        )
+        .bind(&key)
+        .execute(tx.conn())
+        .await
+        .map_err(failed)?;
+        tx.commit().await?;
+        Ok(Uuid::parse_str(&key).unwrap_or_default())
+    }
+
+    /// A run: its key, state and snapshot, and the latest run that has the same key, with its state.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is none; those of the database.
+    pub(crate) async fn keeper(&self, run: i64) -> Result<Keeper> {
+        type Row = (String, String, Option<i64>);
+        let row: Option<Row> =
+            sqlx::query_as("SELECT key, state, snapshot_id FROM skep_pipeline_run WHERE run_id = ?")
+                .bind(run)
+                .fetch_optional(self.db.reader())
+                .await
+                .map_err(|e| database_error("cannot look for a run", e))?;
+        let (key, state, snapshot) = row.ok_or_else(|| no_run(run))?;
+        let later: (Option<i64>,) = sqlx::query_as("SELECT max(run_id) FROM skep_pipeline_run WHERE key = ?")
+            .bind(&key)
+            .fetch_one(self.db.reader())
+            .await
+            .map_err(|e| database_error("cannot look for a run", e))?;
+        let key = Uuid::parse_str(&key).unwrap_or_default();
+        Ok(Keeper { key, state, snapshot, latest: later.0.unwrap_or(run) })
+    }
+
+    /// Keys of runs that ended without publishing, of those in `keys`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn ended(&self, of: &Of, keys: &[Uuid]) -> Result<Vec<Uuid>> {
+        let mut found = Vec::new();
+        for key in keys {
+            let states: Vec<(String,)> = sqlx::query_as(
+                "SELECT state FROM skep_pipeline_run WHERE key = ? AND pipeline = ? AND environment = ?",
+            )
+            .bind(key.to_string())
+            .bind(&of.pipeline)
+            .bind(&of.environment)
+            .fetch_all(self.db.reader())
+            .await
+            .map_err(|e| database_error("cannot look for runs that failed", e))?;
+            if !states.is_empty() && states.iter().all(|(state,)| state != "running") {
+                found.push(*key);
+            }
+        }
+        Ok(found)
     }
 
     /// A run goes on.
@@ -476,6 +585,10 @@ fn state_of(name: &str) -> State {
         .into_iter()
         .find(|state| state.name() == name)
         .unwrap_or(State::Failed)
+}
+
+fn no_run(run: i64) -> Error {
+    Error::not_found(format!("there is no run {run}")).hint("skep pipeline status lists the runs")
 }
 
 fn lost(run: i64) -> Error {

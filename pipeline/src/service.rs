@@ -4,6 +4,7 @@
 //! skep.pipeline.check   Request -> Event, Event, ...
 //! skep.pipeline.run     Request -> Event, Event, ...      as JSON, each event when it happens
 //! skep.pipeline.deploy  Deploy -> Event, Event, ...
+//! skep.pipeline.drop    {"run": 57} -> Over               what a run that failed staged is given up
 //! ```
 //!
 //! # Not here
@@ -22,12 +23,13 @@ use skep_coordinator::{Coordinator, Session};
 use skep_metadb::MetaDb;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use uuid::Uuid;
 
 use crate::deploy::{Deploy, Versions};
-use crate::event::{Event, Request, State};
+use crate::event::{Dropped, Event, Request, State};
 use crate::ledger::Ledger;
 use crate::project::Project;
-use crate::run::{Runner, check};
+use crate::run::{Runner, check, staged_key};
 use crate::{schedule, tables};
 
 /// The action that looks whether a project fits the catalog.
@@ -36,6 +38,8 @@ pub const CHECK: &str = "skep.pipeline.check";
 pub const RUN: &str = "skep.pipeline.run";
 /// The action that makes a version of a project current.
 pub const DEPLOY: &str = "skep.pipeline.deploy";
+/// The action that gives up what a run staged.
+pub const DROP: &str = "skep.pipeline.drop";
 /// Events on their way; a run waits for a client that is slower.
 const EVENTS: usize = 64;
 
@@ -150,14 +154,20 @@ impl Extension for Pipelines {
                 DEPLOY,
                 "a project as JSON -> events as JSON: a version of it becomes the one that schedules run",
             ),
+            (DROP, "the number of a run as JSON -> an event as JSON: gives up what it staged"),
         ]
     }
 
     async fn call(&self, session: &Session, action: &str, body: Bytes) -> Result<Answers> {
         match action {
             DEPLOY => self.deploy(session, read(action, &body)?).await,
+            DROP => self.drop_staged(session, read(action, &body)?).await,
             _ => self.check_or_run(session, action, read(action, &body)?).await,
         }
+    }
+
+    async fn staged(&self, name: &str) -> Result<Option<Uuid>> {
+        staged_key(&self.ledger, name).await
     }
 
     fn tables(&self) -> Vec<SystemTable> {
@@ -167,8 +177,18 @@ impl Extension for Pipelines {
     }
 }
 
+impl Pipelines {
+    async fn drop_staged(&self, session: &Session, Dropped { run }: Dropped) -> Result<Answers> {
+        let key = self.ledger.drop_staged(run).await?;
+        self.coordinator.open_session(session.user()).give_up(key).await?;
+        let message = format!("what run {run} staged is given up");
+        let over = Event::Over { run: Some(run), state: State::Done, snapshot: None, took_ms: 0, message };
+        Ok(answers(vec![over]))
+    }
+}
+
 /// The body of an action.
-fn read<T: DeserializeOwned>(action: &str, body: &Bytes) -> Result<T> {
+fn read<T: DeserializeOwned>(action: &str, body: &[u8]) -> Result<T> {
     serde_json::from_slice(body)
         .map_err(|e| Error::invalid(format!("the body of {action} is no request")).source(e))
 }

@@ -220,6 +220,12 @@ pub(crate) fn failing_rows(name: &Name, rule: &Rule, to: impl Fn(&Name) -> Name)
     Some(format!("{} AS m WHERE {condition}", table(name)))
 }
 
+/// All rows that do not fulfil `rule`, or what is counted of them; nothing where it asks about the table as a whole.
+pub(crate) fn failing(name: &Name, rule: &Rule, to: impl Fn(&Name) -> Name) -> Option<String> {
+    let few = examples(name, rule, to)?;
+    Some(few.rsplit_once(" LIMIT ").map_or(few.clone(), |(all, _)| all.to_owned()))
+}
+
 /// What counts the failures of `rule`, as one row of one number.
 pub(crate) fn count(name: &Name, rule: &Rule, now: &str, to: impl Fn(&Name) -> Name) -> String {
     if let Some(rows) = failing_rows(name, rule, to) {

@@ -3,12 +3,14 @@
 //! ```text
 //! screen     events and lists for people        status   what the tables say
 //! deployed   deploy and what it leads to
+//! drop_staged  what failed runs staged
 //! ```
 //!
 //! # Not here
 //! What runs mean: the coordinator does them, also when it is of this process.
 
 mod deployed;
+mod drop_staged;
 mod screen;
 mod status;
 
@@ -55,6 +57,7 @@ pub(crate) async fn run(args: Pipeline) -> Result<ExitCode> {
             print!("{}", read.drawn(&format)?);
             Ok(ExitCode::SUCCESS)
         }
+        PipelineCommand::Drop { run, place } => drop_staged::run(run, &place).await,
         PipelineCommand::Status { place, number } => status(&place, number).await,
     }
 }

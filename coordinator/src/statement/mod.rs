@@ -39,6 +39,7 @@ use skep_engine::{Parsed, Statement};
 
 use crate::commit::Author;
 use crate::coordinator::Shared;
+use crate::extension::Staged;
 use crate::lanes::{Job, Running};
 use crate::queries::{State, Watch};
 use crate::session::{Description, Done, Inner, Outcome, Rows, Session, StatementKind};
@@ -156,6 +157,7 @@ impl Run {
     /// A planner over `snapshot`, which knows the tables of schema `system` as well.
     pub(crate) async fn planner(&self, snapshot: Arc<Snapshot>) -> Result<Planner> {
         let planner = Planner::new(Arc::clone(&self.shared.environment), snapshot, &self.settings).await?;
+        let planner = planner.with_others(Arc::new(Staged(Arc::clone(&self.shared))));
         let planner = planner.with_tables(system::SCHEMA, system::tables(&self.shared)?);
         Ok(match &self.given {
             None => planner,

@@ -49,6 +49,7 @@ pub use write::{NewTable, WriteInput};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{ParamValues, ScalarValue};
@@ -70,6 +71,16 @@ use crate::types::Types;
 use crate::{error, functions, names, order, types};
 use catalog::Catalogs;
 
+/// Knows catalogs beside the one that statements change: `name.schema.table` in FROM is a table of theirs.
+#[async_trait]
+pub trait Others: std::fmt::Debug + Send + Sync {
+    /// What the catalog of that name shows; nothing: it is none of theirs.
+    ///
+    /// # Errors
+    /// What keeps it from being shown.
+    async fn snapshot(&self, name: &str) -> Result<Option<Arc<Snapshot>>>;
+}
+
 /// Plans one statement. Made for each, and thrown away.
 #[derive(Debug)]
 pub struct Planner {
@@ -80,6 +91,7 @@ pub struct Planner {
     reports: Arc<Reports>,
     state: SessionState,
     parameters: Option<Vec<ScalarValue>>,
+    others: Option<Arc<dyn Others>>,
 }
 
 impl Planner {
@@ -114,6 +126,7 @@ impl Planner {
             reports,
             state,
             parameters: None,
+            others: None,
         })
     }
 
@@ -121,6 +134,13 @@ impl Planner {
     #[must_use]
     pub fn with_parameters(mut self, values: Vec<ScalarValue>) -> Self {
         self.parameters = (!values.is_empty()).then_some(values);
+        self
+    }
+
+    /// Finds tables of other catalogs too.
+    #[must_use]
+    pub fn with_others(mut self, others: Arc<dyn Others>) -> Self {
+        self.others = Some(others);
         self
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Each is replaced by a name of its own, under which the planner finds the table or view of that snapshot. The alias
 //! stays what it was, or the table's name. What compares snapshots is resolved with them, see [`changes`].
+//! `name.schema.t` is a table of a catalog that somebody else shows under that name ([`super::Others`]), in the same way.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -30,6 +31,13 @@ pub(super) async fn resolve(planner: &Planner, query: &mut Query, within: &mut V
         return Err(error);
     }
     for Version { name, hidden, version } in found.found {
+        let version = match version {
+            Of::Version(version) => version,
+            Of::Other(catalog) => {
+                other(planner, &catalog, &name, &hidden, within).await?;
+                continue;
+            }
+        };
         let schema = name.schema_or(planner.settings.schema());
         if planner.catalogs.get(schema, &hidden).is_some() {
             continue;
@@ -45,10 +53,50 @@ pub(super) async fn resolve(planner: &Planner, query: &mut Query, within: &mut V
     changes::resolve(planner, query).await
 }
 
+/// Finds a table of a catalog that is not ours.
+async fn other(
+    planner: &Planner,
+    catalog: &str,
+    name: &Name,
+    hidden: &str,
+    within: &mut Vec<String>,
+) -> Result<()> {
+    let default = planner.settings.schema();
+    if planner.catalogs.get(default, hidden).is_some() {
+        return Ok(());
+    }
+    let snapshot = match &planner.others {
+        Some(others) => others.snapshot(catalog).await.map_err(|e| tables::placed(e, name.at))?,
+        None => None,
+    };
+    let snapshot = snapshot.ok_or_else(|| {
+        let error = Error::invalid(format!("catalog '{catalog}' does not exist"));
+        tables::placed(error.hint(format!("the catalog is named '{}'", names::CATALOG)), name.at)
+    })?;
+    let there = Planner::new(Arc::clone(&planner.environment), snapshot, &planner.settings).await?;
+    let provider = Box::pin(tables::provider(&there, name, name.schema_or(default), within)).await;
+    planner.catalogs.put(default, hidden, provider.map_err(|e| e.context(format!("in '{catalog}'")))?);
+    Ok(())
+}
+
 struct Version {
     name: Name,
     hidden: String,
-    version: TableVersion,
+    version: Of,
+}
+
+enum Of {
+    Version(Box<TableVersion>),
+    /// A catalog by its name.
+    Other(String),
+}
+
+/// The catalog and the rest of a name with three parts, unless it is ours.
+fn of_other(name: &ObjectName) -> Option<(String, Name)> {
+    let [catalog, schema, table] = name.0.as_slice() else { return None };
+    let [catalog, schema, table] = [catalog, schema, table].map(|part| part.as_ident().map(names::normalise));
+    let catalog = catalog.filter(|catalog| catalog != names::CATALOG)?;
+    Some((catalog, Name { schema: Some(schema?), name: table?, at: names::position(name) }))
 }
 
 struct Versions {
@@ -64,7 +112,23 @@ impl VisitorMut for Versions {
         let TableFactor::Table { name, version, alias, args: None, .. } = factor else {
             return ControlFlow::Continue(());
         };
-        let Some(version) = version.take() else { return ControlFlow::Continue(()) };
+        let last = name.0.last().and_then(|part| part.as_ident()).cloned();
+        let quoted = |value: String| ObjectNamePart::Identifier(Ident::with_quote('"', value));
+        let called = |alias: &mut Option<TableAlias>| {
+            if let (None, Some(last)) = (&alias, last) {
+                *alias = Some(TableAlias { explicit: true, name: last, columns: Vec::new(), at: None });
+            }
+        };
+        let Some(version) = version.take() else {
+            if let Some((catalog, parsed)) = of_other(name) {
+                // A name that no table has: it begins with a space.
+                let hidden = format!(" {catalog}.{parsed}");
+                *name = ObjectName(vec![quoted(self.schema.clone()), quoted(hidden.clone())]);
+                called(alias);
+                self.found.push(Version { name: parsed, hidden, version: Of::Other(catalog) });
+            }
+            return ControlFlow::Continue(());
+        };
         let parsed = match Name::from_ast(name) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -74,13 +138,9 @@ impl VisitorMut for Versions {
         };
         let hidden = format!("{} {version}", parsed.name);
         let schema = parsed.schema_or(&self.schema).to_owned();
-        let last = name.0.last().and_then(|part| part.as_ident()).cloned();
-        let quoted = |value: String| ObjectNamePart::Identifier(Ident::with_quote('"', value));
         *name = ObjectName(vec![quoted(schema), quoted(hidden.clone())]);
-        if let (None, Some(last)) = (&alias, last) {
-            *alias = Some(TableAlias { explicit: true, name: last, columns: Vec::new(), at: None });
-        }
-        self.found.push(Version { name: parsed, hidden, version });
+        called(alias);
+        self.found.push(Version { name: parsed, hidden, version: Of::Version(Box::new(version)) });
         ControlFlow::Continue(())
     }
 }

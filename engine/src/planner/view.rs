@@ -29,6 +29,8 @@ impl Planner {
     /// # Errors
     /// As [`Planner::logical`], and [`Kind::Invalid`](skep_common::Kind::Invalid) for names that do not fit the columns.
     pub async fn create_view(&self, create: &CreateView) -> Result<ViewSpec> {
+        // Those of others come and go: this names the first.
+        references::of(&create.query)?;
         let plan = self.logical(&create.query).await?;
         if !parameters(&plan)?.fields().is_empty() {
             return Err(Error::invalid("a view has no parameters").hint("write the values into its query"));

@@ -56,8 +56,10 @@ impl Name {
             [catalog, schema, table] if catalog == names::CATALOG => {
                 Ok(Self { schema: Some(schema.clone()), name: table.clone(), at })
             }
-            [catalog, _, _] => Err(wrong(format!("catalog '{catalog}' does not exist"))
-                .hint(format!("the catalog is named '{}'", names::CATALOG))),
+            [catalog, _, _] => {
+                Err(wrong(format!("catalog '{catalog}' does not exist, or can only be read in FROM"))
+                    .hint(format!("the catalog is named '{}'", names::CATALOG)))
+            }
             _ => Err(wrong(format!("'{name}' has too many parts")).hint("write schema.table")),
         }
     }

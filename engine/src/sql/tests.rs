@@ -73,7 +73,7 @@ fn syntax_errors_say_where_and_what_was_expected() {
     invalid: option 'format' is given twice (line 1, column 35)
     invalid: expected the end of the statement, found 'GROUP' (line 3, column 8)
     invalid: expected SCHEMAS, TABLES, COLUMNS, CREATE TABLE, SNAPSHOTS, TAGS, SETTINGS or the name of a setting, found the end of the statement (line 1, column 5)
-    invalid: catalog 'a' does not exist (line 1, column 37) (hint: the catalog is named 'skep')
+    invalid: catalog 'a' does not exist, or can only be read in FROM (line 1, column 37) (hint: the catalog is named 'skep')
     "#);
 }
 

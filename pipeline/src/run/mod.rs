@@ -21,6 +21,7 @@ mod decide;
 mod late;
 mod rows;
 mod stage;
+mod staged;
 mod test;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,7 @@ use crate::select;
 
 pub(crate) use check::check;
 pub(crate) use stage::seed;
+pub(crate) use staged::key as staged_key;
 
 /// The environment without a name.
 pub(crate) const PRODUCTION: &str = "prod";
@@ -384,11 +386,9 @@ impl Runner {
 
     /// What failed runs of before staged is given up when another one begins.
     async fn forget_old(&self) -> Result<()> {
-        for line in self.ledger.runs(100).await? {
-            if line.of == self.of && ["failed", "lost"].contains(&line.state.as_str()) && line.run != self.run
-            {
-                self.session.give_up(line.key).await?;
-            }
+        let saved: Vec<Uuid> = self.session.catalog().saved().await?.iter().map(|saved| saved.key).collect();
+        for key in self.ledger.ended(&self.of, &saved).await? {
+            self.session.give_up(key).await?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use chrono::NaiveDateTime;
+use futures::FutureExt;
 use skep_common::{Error, Kind as ErrorKind, Result};
 use skep_coordinator::StatementKind;
 use skep_engine::names::quote;
@@ -145,7 +146,7 @@ impl Runner {
         };
         let stream = datafusion::physical_plan::memory::MemoryStream::try_new(vec![batch], schema, None)
             .map_err(skep_engine::error::from_datafusion)?;
-        let done = self.session.ingest(&target, Box::pin(stream)).await?;
+        let done = self.session.ingest(&target, Box::pin(stream)).boxed().await?;
         Ok(Outcome { rows: done.rows, changed: true, ..Outcome::default() })
     }
 

@@ -72,7 +72,7 @@ impl Runner {
                 self.record_test(&shown, &test.name, State::Failed, failures, Some(examples.clone())).await?;
                 Ok(Some(
                     Error::invalid(format!("test {} fails for {failures} rows: {examples}", test.name))
-                        .hint("nothing of the run is published; the rows are staged and can be looked at"),
+                        .hint(self.look(statements::failing(&name, &test.rule, to).as_deref())),
                 ))
             }
         }
@@ -131,12 +131,13 @@ impl Runner {
                 self.record_test(&test.file, &test.name, State::Done, 0, None).await?;
                 continue;
             }
-            let some = format!("SELECT * FROM (\n{}\n) AS failures LIMIT 3", query.text);
+            let all = query.text.trim();
+            let some = format!("SELECT * FROM (\n{all}\n) AS failures LIMIT 3");
             let examples = rows::shown(&self.session, &some).await.map_err(wrong)?;
             self.record_test(&test.file, &test.name, State::Failed, failures, Some(examples.clone())).await?;
             failed.get_or_insert(
                 Error::invalid(format!("test '{}' gives {failures} rows: {examples}", test.file))
-                    .hint("nothing of the run is published"),
+                    .hint(self.look(Some(all))),
             );
         }
         failed.map_or(Ok(()), Err)

@@ -38,6 +38,7 @@ mod python;
 mod schedules;
 mod sessions;
 mod slt;
+mod staged_runs;
 mod store_cli;
 mod store_faults;
 mod terminal;
