@@ -258,6 +258,28 @@ pub(crate) enum PipelineCommand {
         #[command(flatten)]
         place: PipelinePlace,
     },
+    /// List schedules: what they do, when they came last and when they come next
+    Schedules {
+        #[command(flatten)]
+        place: PipelinePlace,
+    },
+    /// Keep schedules from beginning runs; what goes on goes on
+    Pause(PipelineSchedule),
+    /// Have paused schedules go on; what came meanwhile is caught up as their catch_up says
+    Resume(PipelineSchedule),
+    /// Print what a run told, line by line, with the time
+    Logs {
+        /// Its number; the latest unless said
+        run: Option<i64>,
+        #[command(flatten)]
+        place: PipelinePlace,
+        /// Go on until the run is over
+        #[arg(long, short)]
+        follow: bool,
+        /// Lines of JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List models with their kinds, files and tags
     Ls {
         #[command(flatten)]
@@ -279,6 +301,18 @@ pub(crate) enum PipelineCommand {
         #[arg(long = "run", value_name = "NUMBER")]
         number: Option<i64>,
     },
+}
+
+/// Which schedules
+#[derive(Debug, Args)]
+pub(crate) struct PipelineSchedule {
+    /// NAME of a pipeline for all of its schedules, or NAME/SCHEDULE
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) place: PipelinePlace,
+    /// The environment; production unless said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
 }
 
 /// Which project, and what of it

@@ -33,12 +33,15 @@ pub(crate) struct Options {
     pub(crate) memory: Option<ByteSize>,
     pub(crate) memory_limit: Option<ByteSize>,
     pub(crate) catalog: Option<Location>,
+    /// Run the schedules of pipelines.
+    pub(crate) schedules: bool,
 }
 
 impl Options {
     /// The folder as it is.
     pub(crate) fn embedded(data: &Path, catalog: Option<Location>) -> Self {
-        Self { data: data.to_owned(), workers: None, store: None, memory: None, memory_limit: None, catalog }
+        let data = data.to_owned();
+        Self { data, workers: None, store: None, memory: None, memory_limit: None, catalog, schedules: false }
     }
 }
 
@@ -83,6 +86,8 @@ impl Cluster {
             maintenance: skep_coordinator::maintenance::Config::default(),
             queries: skep_coordinator::queries::Config::default(),
             groups: skep_coordinator::admission::Groups::default(),
+            pipelines: skep_pipeline::Config::default(),
+            schedules: options.schedules,
         })
         .await?;
         let starting = workers.into_iter().map(|(name, data)| {
@@ -180,6 +185,7 @@ pub(crate) async fn up(args: Up) -> Result<ExitCode> {
         memory: args.memory,
         memory_limit: args.memory_limit,
         catalog: args.catalog,
+        schedules: true,
     };
     let cluster = Cluster::start(options).await?;
     let doors = Doors::open(cluster.coordinator(), Default::default(), flight, http)?;

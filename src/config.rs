@@ -18,6 +18,7 @@ pub(crate) struct Config {
     pub(crate) store: skep_store::Config,
     pub(crate) maintenance: skep_coordinator::maintenance::Config,
     pub(crate) flight: skep_server::flight::Config,
+    pub(crate) pipelines: skep_pipeline::Config,
 }
 
 /// Table `[coordinator]`.
@@ -226,6 +227,18 @@ mod tests {
             let config = read(&format!("[flight]\n{text}\n")).unwrap();
             let error = config.flight.validate().unwrap_err();
             assert!(error.message().contains("[flight]"), "{text}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn pipelines_have_settings_within_ranges() {
+        let config = read("[pipelines]\nruns_max = 2\ncommands = true\n").unwrap();
+        assert!(config.pipelines.commands && config.pipelines.validate().is_ok());
+        assert!(!Config::default().pipelines.commands, "programs are run only where somebody asked for it");
+        for text in ["runs_max = 0", "logs_kept = 0"] {
+            let config = read(&format!("[pipelines]\n{text}\n")).unwrap();
+            let error = config.pipelines.validate().unwrap_err();
+            assert!(error.message().contains("[pipelines]"), "{text}: {error:?}");
         }
     }
 

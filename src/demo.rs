@@ -45,6 +45,7 @@ pub(crate) async fn run(args: Demo) -> Result<ExitCode> {
         memory: None,
         memory_limit: None,
         catalog: None,
+        schedules: args.stay,
     };
     let cluster = Cluster::start(options).await?;
     let project = cluster.folder().path().join("flights");

@@ -106,6 +106,10 @@ pub(crate) struct CoordinatorOptions {
     pub(crate) queries: skep_coordinator::queries::Config,
     /// Who may run how much at a time.
     pub(crate) groups: skep_coordinator::admission::Groups,
+    /// What runs of pipelines may do.
+    pub(crate) pipelines: skep_pipeline::Config,
+    /// Run the schedules of pipelines: for processes that stay.
+    pub(crate) schedules: bool,
 }
 
 /// A coordinator that serves other nodes. Dropping it stops it.
@@ -113,6 +117,7 @@ pub(crate) struct CoordinatorNode {
     coordinator: Coordinator,
     store: SkepStore,
     held: Option<Held>,
+    scheduling: Option<skep_pipeline::Scheduling>,
     stop: CancellationToken,
     serving: Task<Result<()>>,
     _keeper: Task<()>,
@@ -244,13 +249,18 @@ impl CoordinatorNode {
             }
         };
         coordinator.keep_history(&options.identity, &options.queries, apart.as_ref()).await?;
-        skep_pipeline::Pipelines::add_to(&coordinator, &options.identity, Arc::clone(&clock)).await?;
+        let (identity, of_pipelines) = (&options.identity, options.pipelines);
+        let pipelines =
+            skep_pipeline::Pipelines::add_to(&coordinator, identity, of_pipelines, Arc::clone(&clock))
+                .await?;
+        let scheduling = if options.schedules { Some(pipelines.schedule()?) } else { None };
         let keeper = Keeper::new(namespace, peers, clock).start();
         let maintenance = coordinator.maintain(options.maintenance);
         Ok(Self {
             coordinator,
             store: skep_store,
             held,
+            scheduling,
             stop,
             serving,
             _keeper: keeper,
@@ -276,6 +286,9 @@ impl CoordinatorNode {
 
     /// Stops serving other nodes.
     pub(crate) async fn stop(self) {
+        if let Some(scheduling) = self.scheduling {
+            scheduling.stop().await;
+        }
         self.coordinator.close().await;
         self.stop.cancel();
         // It ends by itself now; how is of no use to anyone.
@@ -411,6 +424,8 @@ pub(crate) async fn coordinator(args: Role) -> Result<ExitCode> {
         maintenance: config.maintenance.clone(),
         queries: own.queries.clone(),
         groups: own.groups.clone(),
+        pipelines: config.pipelines.clone(),
+        schedules: true,
     })
     .await?;
     let doors = Doors::open(node.coordinator(), config.flight.clone(), flight, http)?;

@@ -47,7 +47,6 @@ pub(crate) struct VersionLine {
 }
 
 /// A version, to be run.
-#[expect(dead_code, reason = "for the schedules")]
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
     pub(crate) number: i64,
@@ -253,7 +252,6 @@ impl Versions {
     ///
     /// # Errors
     /// [`Kind::NotFound`] if none is; those of the database.
-    #[expect(dead_code, reason = "for the schedules")]
     pub(crate) async fn current(&self, of: &Of) -> Result<Version> {
         let row: Option<(i64, String, String, String)> = sqlx::query_as(
             "SELECT v.number, v.bundle, v.directory, c.author FROM skep_pipeline_current AS c \

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::event::State;
 use crate::interval;
+use crate::schedule::Begin;
 
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE skep_pipeline_run (
@@ -128,6 +129,8 @@ pub(crate) struct Ledger {
     db: MetaDb,
     /// The coordinator whose runs it writes down.
     owner: Arc<str>,
+    /// Runs of a pipeline whose lines are kept.
+    pub(crate) logs_kept: u32,
 }
 
 fn number(count: u64) -> i64 {
@@ -149,7 +152,7 @@ impl Ledger {
 
     /// # Errors
     /// Those of the database.
-    pub(crate) async fn open(db: MetaDb, owner: &str, now: DateTime<Utc>) -> Result<Self> {
+    pub(crate) async fn open(db: MetaDb, owner: &str, logs_kept: u32, now: DateTime<Utc>) -> Result<Self> {
         Self::prepare(&db).await?;
         let mut tx = db.begin().await?;
         sqlx::query(
@@ -162,19 +165,26 @@ impl Ledger {
         .await
         .map_err(failed)?;
         tx.commit().await?;
-        Ok(Self { db, owner: owner.into() })
+        Ok(Self { db, owner: owner.into(), logs_kept })
     }
 
-    /// Begins a run under a number of its own. Runs that were silent for a minute are lost from here on.
+    /// The database that it is in.
+    pub(crate) fn db(&self) -> &MetaDb {
+        &self.db
+    }
+
+    /// Begins a run under a number of its own, and the tick that it is of. Runs that were silent for a minute are lost from
+    /// here on.
     ///
     /// # Errors
-    /// [`Kind::Conflict`] if another one goes on; those of the database.
+    /// [`Kind::Conflict`] if another one goes on, or the tick is another's; those of the database.
     pub(crate) async fn begin(
         &self,
         of: &Of,
         version: &str,
         key: Uuid,
         author: &str,
+        tick: Option<&Begin>,
         now: DateTime<Utc>,
     ) -> Result<i64> {
         let mut tx = self.db.begin().await?;
@@ -236,6 +246,9 @@ impl Ledger {
         .execute(tx.conn())
         .await
         .map_err(failed)?;
+        if let Some(tick) = tick {
+            tick.with(&mut tx, run, now).await?;
+        }
         tx.commit().await?;
         Ok(run)
     }

@@ -7,6 +7,8 @@
 //!                        |      model by model: decide, stage, test
 //!                        |      one commit: tables and ledger
 //!                     Ledger: intervals, runs, models, tests         (ledger)
+//!
+//! folder --deploy--> Versions --Scheduler--> Runner                  (deploy, schedule, notify)
 //! ```
 //!
 //! # Invariants
@@ -23,6 +25,8 @@ pub mod event;
 mod graph;
 mod interval;
 mod ledger;
+pub mod log;
+mod notify;
 pub mod project;
 mod rewrite;
 mod run;
@@ -31,8 +35,11 @@ mod select;
 pub mod service;
 mod statements;
 mod tables;
+#[cfg(test)]
+mod testing;
 pub mod unit;
 
 pub use bundle::Bundle;
 pub use project::{Problem, Project};
+pub use schedule::{Config, Scheduling};
 pub use service::Pipelines;

@@ -5,6 +5,8 @@
 //! skep.pipeline.run     Request -> Event, Event, ...      as JSON, each event when it happens
 //! skep.pipeline.deploy  Deploy -> Event, Event, ...
 //! skep.pipeline.drop    {"run": 57} -> Over               what a run that failed staged is given up
+//! skep.pipeline.pause   Pause -> Event
+//! skep.pipeline.logs    Logs -> Line, Line, ...
 //! ```
 //!
 //! # Not here
@@ -16,20 +18,23 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use skep_common::clock::Clock;
 use skep_common::{Error, Result, task};
 use skep_coordinator::extension::{Answers, Extension, SystemTable};
 use skep_coordinator::{Coordinator, Session};
 use skep_metadb::MetaDb;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use crate::deploy::{Deploy, Versions};
 use crate::event::{Dropped, Event, Request, State};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Of};
+use crate::log::Logs;
 use crate::project::Project;
-use crate::run::{Runner, check, staged_key};
+use crate::run::{PRODUCTION, Runner, check, staged_key};
+use crate::schedule::{Config, Parts, Scheduler, Scheduling, Ticks};
 use crate::{schedule, tables};
 
 /// The action that looks whether a project fits the catalog.
@@ -40,15 +45,34 @@ pub const RUN: &str = "skep.pipeline.run";
 pub const DEPLOY: &str = "skep.pipeline.deploy";
 /// The action that gives up what a run staged.
 pub const DROP: &str = "skep.pipeline.drop";
+/// The action that pauses and resumes schedules.
+pub const PAUSE: &str = "skep.pipeline.pause";
+/// The action that tells what a run told.
+pub const LOGS: &str = "skep.pipeline.logs";
 /// Events on their way; a run waits for a client that is slower.
 const EVENTS: usize = 64;
+
+/// Schedules that are to pause or to go on.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Pause {
+    /// `PIPELINE` for all of its schedules, or `PIPELINE/SCHEDULE`.
+    pub name: String,
+    /// The environment; absent: production.
+    pub environment: Option<String>,
+    /// Whether they pause.
+    pub paused: bool,
+}
 
 /// Runs the projects of one coordinator.
 pub struct Pipelines {
     coordinator: Coordinator,
     ledger: Ledger,
     versions: Versions,
+    config: Config,
+    identity: String,
     clock: Arc<dyn Clock>,
+    /// Told when schedules are to be looked at.
+    wake: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Pipelines {
@@ -71,14 +95,48 @@ impl Pipelines {
     /// are lost.
     ///
     /// # Errors
-    /// Those of the database.
-    pub async fn add_to(coordinator: &Coordinator, identity: &str, clock: Arc<dyn Clock>) -> Result<()> {
+    /// [`Kind::Invalid`](skep_common::Kind::Invalid) for settings out of range; those of the database.
+    pub async fn add_to(
+        coordinator: &Coordinator,
+        identity: &str,
+        config: Config,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>> {
+        config.validate()?;
         let db = coordinator.open_session("pipeline").catalog().db().clone();
         Self::prepare(&db).await?;
-        let ledger = Ledger::open(db.clone(), identity, clock.now()).await?;
-        let versions = Versions::new(db);
-        coordinator.extend(Arc::new(Self { coordinator: coordinator.clone(), ledger, versions, clock }));
-        Ok(())
+        let ledger = Ledger::open(db.clone(), identity, config.logs_kept, clock.now()).await?;
+        let pipelines = Arc::new(Self {
+            coordinator: coordinator.clone(),
+            ledger,
+            versions: Versions::new(db),
+            config,
+            identity: identity.to_owned(),
+            clock,
+            wake: Arc::default(),
+        });
+        let extension: Arc<dyn Extension> = Arc::<Self>::clone(&pipelines);
+        coordinator.extend(extension);
+        Ok(pipelines)
+    }
+
+    /// Runs the schedules of the catalog, while no other coordinator of it does: for processes that stay.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`](skep_common::Kind::Internal) if the system has no certificates for webhooks.
+    pub fn schedule(&self) -> Result<Scheduling> {
+        Ok(Scheduling::start(self.scheduler()?))
+    }
+
+    pub(crate) fn scheduler(&self) -> Result<Arc<Scheduler>> {
+        Scheduler::new(Parts {
+            coordinator: self.coordinator.clone(),
+            ledger: self.ledger.clone(),
+            config: self.config.clone(),
+            clock: Arc::clone(&self.clock),
+            identity: self.identity.clone(),
+            wake: Arc::clone(&self.wake),
+        })
     }
 }
 
@@ -122,15 +180,53 @@ impl Pipelines {
         if let Some(number) = deploy.version {
             let now = self.clock.now();
             let (state, message) = self.versions.go_to(&deploy, number, session.user(), now).await?;
+            self.wake.notify_one();
             return Ok(answers(vec![over(state, message)]));
         }
         let (runner, heard) = match self.runner(session, deploy.request).await? {
             Ok(begun) => begun,
             Err(problems) => return Ok(problems),
         };
-        let deploying = crate::deploy::deploy(runner, self.versions.clone(), false);
+        let deploying = crate::deploy::deploy(runner, self.versions.clone(), self.config.commands);
+        let wake = Arc::clone(&self.wake);
+        let deploying = async move {
+            deploying.await;
+            wake.notify_one();
+        };
         task::spawn("pipeline deploy", deploying).detach();
         Ok(stream(heard))
+    }
+
+    async fn pause(&self, pause: Pause) -> Result<Answers> {
+        let (pipeline, schedule) = match pause.name.split_once('/') {
+            Some((pipeline, schedule)) => (pipeline, Some(schedule)),
+            None => (pause.name.as_str(), None),
+        };
+        let environment = pause.environment.unwrap_or_else(|| PRODUCTION.to_owned());
+        let of = Of { pipeline: pipeline.to_owned(), environment };
+        let (changed, found) =
+            Ticks::new(self.ledger.db().clone()).pause(&of, schedule, pause.paused).await?;
+        if found == 0 {
+            return Err(Error::not_found(format!(
+                "'{}' has no schedule in '{}'",
+                pause.name, of.environment
+            ))
+            .hint("skep pipeline schedules lists them: NAME, or NAME/SCHEDULE"));
+        }
+        self.wake.notify_one();
+        let word = if pause.paused { "paused" } else { "resumed" };
+        let (state, message) = match changed.as_slice() {
+            [] => (State::Unchanged, format!("{} was {word} already", pause.name)),
+            names => (State::Done, format!("{word} {} of {pipeline}", names.join(", "))),
+        };
+        Ok(answers(vec![over(state, message)]))
+    }
+
+    fn logs(&self, wanted: Logs) -> Answers {
+        let (lines, heard) = mpsc::channel(EVENTS);
+        // It sees for itself that nobody listens any more.
+        task::spawn("pipeline logs", crate::log::send(self.ledger.db().clone(), wanted, lines)).detach();
+        ReceiverStream::new(heard).map(|line| line.and_then(|line| as_json(&line))).boxed()
     }
 }
 
@@ -150,6 +246,8 @@ impl Extension for Pipelines {
                 RUN,
                 "a project as JSON -> events as JSON: runs its models and publishes their tables in one commit",
             ),
+            (PAUSE, "schedules as JSON -> events as JSON: they pause, or go on"),
+            (LOGS, "the number of a run as JSON -> lines as JSON: what it told, with the time"),
             (
                 DEPLOY,
                 "a project as JSON -> events as JSON: a version of it becomes the one that schedules run",
@@ -162,6 +260,8 @@ impl Extension for Pipelines {
         match action {
             DEPLOY => self.deploy(session, read(action, &body)?).await,
             DROP => self.drop_staged(session, read(action, &body)?).await,
+            PAUSE => self.pause(read(action, &body)?).await,
+            LOGS => Ok(self.logs(read(action, &body)?)),
             _ => self.check_or_run(session, action, read(action, &body)?).await,
         }
     }
@@ -173,6 +273,7 @@ impl Extension for Pipelines {
     fn tables(&self) -> Vec<SystemTable> {
         let mut all = tables::all(&self.ledger);
         all.push(tables::versions(&self.versions));
+        all.extend(schedule::tables(self.ledger.db(), &self.clock));
         all
     }
 }
@@ -204,7 +305,11 @@ fn over(state: State, message: String) -> Event {
 }
 
 fn answer(event: &Event) -> Result<Bytes> {
+    as_json(event)
+}
+
+fn as_json<T: Serialize>(value: &T) -> Result<Bytes> {
     let json =
-        serde_json::to_vec(event).map_err(|e| Error::internal("an event does not serialise").source(e))?;
+        serde_json::to_vec(value).map_err(|e| Error::internal("an event does not serialise").source(e))?;
     Ok(json.into())
 }

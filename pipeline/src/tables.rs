@@ -21,23 +21,23 @@ const ZONE: &str = "UTC";
 /// Runs that are shown at most.
 const RUNS_MAX: i64 = 100_000;
 
-fn text(name: &str, null: bool) -> Field {
+pub(crate) fn text(name: &str, null: bool) -> Field {
     Field::new(name, DataType::Utf8, null)
 }
 
-fn number(name: &str, null: bool) -> Field {
+pub(crate) fn number(name: &str, null: bool) -> Field {
     Field::new(name, DataType::Int64, null)
 }
 
-fn time(name: &str, null: bool) -> Field {
+pub(crate) fn time(name: &str, null: bool) -> Field {
     Field::new(name, DataType::Timestamp(TimeUnit::Microsecond, Some(ZONE.into())), null)
 }
 
-fn schema(fields: Vec<Field>) -> SchemaRef {
+pub(crate) fn schema(fields: Vec<Field>) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn table<S, F>(of: &S, name: &'static str, schema: SchemaRef, columns: F) -> SystemTable
+pub(crate) fn table<S, F>(of: &S, name: &'static str, schema: SchemaRef, columns: F) -> SystemTable
 where
     S: Clone + Send + Sync + 'static,
     F: Fn(S) -> BoxFuture<'static, Result<Vec<ArrayRef>>> + Send + Sync + 'static,
@@ -54,15 +54,15 @@ where
     SystemTable { name, schema, rows: Arc::new(rows) }
 }
 
-fn texts<'a>(all: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+pub(crate) fn texts<'a>(all: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(all.collect::<StringArray>())
 }
 
-fn numbers(all: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+pub(crate) fn numbers(all: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(all.collect::<Int64Array>())
 }
 
-fn times(all: impl Iterator<Item = Option<DateTime<Utc>>>) -> ArrayRef {
+pub(crate) fn times(all: impl Iterator<Item = Option<DateTime<Utc>>>) -> ArrayRef {
     let micros = all.map(|time| time.map(|time| time.timestamp_micros()));
     Arc::new(micros.collect::<TimestampMicrosecondArray>().with_timezone(ZONE))
 }

@@ -45,6 +45,10 @@ pub(crate) async fn run(args: Pipeline) -> Result<ExitCode> {
         PipelineCommand::Deploy { project, place, env, version, json } => {
             deployed::deploy(&project, &place, env, version, json).await
         }
+        PipelineCommand::Schedules { place } => deployed::schedules(&place).await,
+        PipelineCommand::Pause(which) => deployed::pause(which, true).await,
+        PipelineCommand::Resume(which) => deployed::pause(which, false).await,
+        PipelineCommand::Logs { run, place, follow, json } => deployed::logs(&place, run, follow, json).await,
         PipelineCommand::Ls { project } => {
             let Some((read, _)) = read(&project)? else { return Ok(ExitCode::from(2)) };
             let mut lines = vec![["MODEL", "KIND", "FILE", "TAGS", "TESTS"].map(str::to_owned)];

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write as _};
 use skep_common::{Error, Kind, Result};
 use skep_pipeline::Bundle;
 use skep_pipeline::event::{Event, Finding, State};
+use skep_pipeline::log::Line;
 
 /// Prints what is wrong with a file, with its line.
 pub(crate) fn wrong(finding: &Finding, bundle: &Bundle) {
@@ -35,13 +36,30 @@ impl Screen {
     }
 
     pub(super) fn show(&mut self, event: &Event, raw: &[u8]) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        let gone = |e: std::io::Error| Error::new(Kind::Cancelled, "nobody reads what is printed").source(e);
         if self.json {
-            out.write_all(raw).and_then(|()| out.write_all(b"\n")).map_err(gone)?;
-            return out.flush().map_err(gone);
+            return print(&[raw, b"\n"]);
         }
-        let text = match event {
+        if let Event::Wrong(finding) = event {
+            wrong(finding, &self.bundle);
+            return Ok(());
+        }
+        let text = self.text(event);
+        print(&[text.as_bytes()])
+    }
+
+    /// A line of a run that may be long over.
+    pub(super) fn show_line(&mut self, line: &Line, raw: &[u8]) -> Result<()> {
+        if self.json {
+            return print(&[raw, b"\n"]);
+        }
+        let text = self.text(&line.event);
+        let time = line.time.format("%Y-%m-%dT%H:%M:%S%.3fZ ").to_string();
+        let text: String = text.lines().map(|line| format!("{time}{line}\n")).collect();
+        print(&[text.as_bytes()])
+    }
+
+    fn text(&mut self, event: &Event) -> String {
+        match event {
             Event::Begun { run, pipeline, environment, models } => {
                 self.models = models.len();
                 format!("run {run} of {pipeline} in {environment}: {} models\n", models.len())
@@ -69,15 +87,17 @@ impl Screen {
                 format!("{}   {model} {test}, {failures} rows{note}\n", self.state(*state))
             }
             Event::Wrong(finding) => {
-                wrong(finding, &self.bundle);
-                String::new()
+                let place = finding.span.map(|span| format!(":{}:{}", span.start.line, span.start.column));
+                let place = place.unwrap_or_default();
+                let hint = finding.hint.as_ref().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+                let state = self.state(State::Failed);
+                format!("{state} {}{place}: {}{hint}\n", finding.file, finding.message)
             }
             Event::Warning { message } => format!("{} {message}\n", self.state(State::Warned)),
             Event::Over { state, took_ms, message, .. } => {
                 format!("{} {message} ({:.1} s)\n", self.state(*state), *took_ms as f64 / 1000.0)
             }
-        };
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(gone)
+        }
     }
 
     fn state(&self, state: State) -> String {
@@ -91,6 +111,15 @@ impl Screen {
         };
         if self.colours { format!("\x1b[{colour}m{word}\x1b[0m") } else { word.to_owned() }
     }
+}
+
+fn print(parts: &[&[u8]]) -> Result<()> {
+    let gone = |e: std::io::Error| Error::new(Kind::Cancelled, "nobody reads what is printed").source(e);
+    let mut out = std::io::stdout().lock();
+    for part in parts {
+        out.write_all(part).map_err(gone)?;
+    }
+    out.flush().map_err(gone)
 }
 
 /// Texts below each other, each column as wide as its widest.

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
+use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
 use skep_common::clock::Clock;
@@ -40,8 +41,10 @@ use uuid::Uuid;
 use crate::event::{Event, Request, State};
 use crate::interval::{self, Span};
 use crate::ledger::{Ledger, ModelLine, Of, Publish, RunLine, Seen, TestLine};
+use crate::log::Log;
 use crate::project::{Kind, Model, Name, Problem, Project};
 use crate::rewrite::{Reads, Rewritten};
+use crate::schedule::Begin;
 use crate::select;
 
 pub(crate) use check::check;
@@ -78,6 +81,9 @@ pub(crate) struct Runner {
     /// Held while names are made.
     names: Mutex<()>,
     run: i64,
+    /// The tick of a schedule that it is the run of.
+    tick: Option<Begin>,
+    log: Option<Log>,
     /// Of its commit, and of what is written down of it before.
     key: Uuid,
     base: i64,
@@ -94,6 +100,17 @@ struct Outcome {
     /// Earlier ones no longer stand.
     reset: bool,
     note: Option<String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub(crate) struct RunEnd {
+    /// Its number; absent if it was not begun.
+    pub(crate) run: Option<i64>,
+    pub(crate) state: State,
+    pub(crate) message: String,
+    /// What was wrong.
+    pub(crate) kind: Option<ErrorKind>,
 }
 
 impl Runner {
@@ -141,6 +158,8 @@ impl Runner {
             begun,
             names: Mutex::default(),
             run: 0,
+            tick: None,
+            log: None,
             key: Uuid::now_v7(),
             base: 0,
             project,
@@ -179,7 +198,16 @@ impl Runner {
         &self.of
     }
 
+    /// Makes it the run of a tick: it takes intervals that are over at that time, whenever it runs.
+    pub(crate) fn of_tick(mut self, tick: Begin) -> Self {
+        self.tick = Some(tick);
+        self
+    }
+
     pub(crate) async fn tell(&self, event: Event) {
+        if let Some(log) = &self.log {
+            log.line(self.clock.now(), &event).await;
+        }
         // Whoever does not listen any more misses it.
         let _ = self.events.send(event).await;
     }
@@ -230,25 +258,35 @@ impl Runner {
 
     /// The first moment of which nothing is known yet.
     fn until(&self) -> Result<NaiveDateTime> {
+        let now = self.tick.as_ref().map_or(self.begun, |tick| tick.nominal).naive_utc();
         match &self.project.config.pipeline.end {
+            // A run of an earlier time takes no more than there was then.
+            Some(end) if self.tick.is_some() => Ok(interval::parse(end)?.min(now)),
             Some(end) => interval::parse(end),
-            None => Ok(self.begun.naive_utc()),
+            None => Ok(now),
         }
     }
 
     /// Runs all of it. Whatever happens is told as events; the last one says how it ended.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self) {
+        self.run_until(std::future::pending()).boxed().await;
+    }
+
+    /// As [`Runner::run`], until `stopped` says why it is to end.
+    pub(crate) async fn run_until(mut self, stopped: impl Future<Output = String>) -> RunEnd {
         let started = self.clock.instant();
         let events = self.events.clone();
         let ended = tokio::select! {
             ended = self.begin_and_run() => ended,
             // What runs ends with its future; a commit that was begun is made all the same.
             () = events.closed() => Err(Error::new(ErrorKind::Cancelled, "whoever asked for the run went away")),
+            reason = stopped => Err(Error::new(ErrorKind::Cancelled, reason)),
         };
         if ended.is_err() {
             self.keep_staged().await;
         }
         let now = self.clock.now();
+        let kind = ended.as_ref().err().map(Error::kind);
         let (state, snapshot, message) = match ended {
             Ok((state, snapshot, message)) => (state, snapshot, message),
             Err(error) => {
@@ -267,7 +305,14 @@ impl Runner {
         };
         let took_ms = millis(self.clock.instant() - started);
         let run = (self.run > 0).then_some(self.run);
-        self.tell(Event::Over { run, state, snapshot, took_ms, message }).await;
+        let over = Event::Over { run, state, snapshot, took_ms, message: message.clone() };
+        if let Some(log) = self.log.take() {
+            // Whoever hears of the end finds every line.
+            log.line(now, &over).await;
+            log.finish().await;
+        }
+        self.tell(over).await;
+        RunEnd { run, state, message, kind }
     }
 
     async fn begin_and_run(&mut self) -> Result<(State, Option<i64>, String)> {
@@ -277,7 +322,9 @@ impl Runner {
         }
         let key = self.key;
         let user = self.session.user().to_owned();
-        self.run = self.ledger.begin(&self.of, &self.project.version, key, &user, self.begun).await?;
+        let (version, tick) = (&self.project.version, self.tick.as_ref());
+        self.run = self.ledger.begin(&self.of, version, key, &user, tick, self.begun).await?;
+        self.log = Some(Log::begin(self.ledger.db(), &self.of, self.run, self.ledger.logs_kept));
         let beating = self.beat();
         let message = format!("pipeline {} run {}", self.of.pipeline, self.run);
         let resumed = match before {

@@ -82,7 +82,6 @@ impl Times {
     }
 
     /// How many there are after `after`, up to `until`, and the last `kept` of them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the schedules"))]
     pub(crate) fn between(
         &self,
         after: DateTime<Utc>,

@@ -72,7 +72,6 @@ pub(crate) enum On {
 }
 
 impl On {
-    #[expect(dead_code, reason = "for the schedules")]
     /// As tables show it.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -94,7 +93,6 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    #[expect(dead_code, reason = "for the schedules")]
     /// For people; addresses of webhooks are secrets.
     pub(crate) fn shown(&self) -> String {
         match self {

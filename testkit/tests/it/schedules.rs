@@ -123,3 +123,63 @@ async fn what_does_not_fit_is_not_deployed() {
     }
     assert_eq!(bench.one("SELECT count(*) FROM system.pipeline_versions").await, "0");
 }
+
+#[tokio::test]
+async fn what_a_run_told_is_kept_and_followed() {
+    let bench = Bench::new();
+    bench.write(
+        "models/mart/b.sql",
+        "/*---\ntests = [{ expression = \"n < 1\" }]\n---*/\nSELECT n FROM mart.a",
+    );
+    let project = bench.project().display().to_string();
+    assert_eq!(bench.pipeline(&["logs"]).code, Some(2), "there is no run yet");
+    assert_eq!(bench.pipeline(&["run", &project]).code, Some(1));
+    for words in [&["logs"][..], &["logs", "1"], &["logs", "--follow"]] {
+        let logs = bench.pipeline(words);
+        assert_eq!(logs.code, Some(0), "{logs:?}");
+        let lines: Vec<&str> = logs.stdout.lines().collect();
+        assert!(lines.iter().all(|line| line.starts_with("20") && line[..25].contains('Z')), "{logs:?}");
+        assert!(lines[0].contains("run 1 of shop in prod: 2 models"), "{logs:?}");
+        assert!(logs.stdout.contains("ok     [1/2] mart.a 1 rows"), "{logs:?}");
+        assert!(logs.stdout.contains("FAILED   mart.b expression(n < 1), 1 rows: n = 1"), "{logs:?}");
+        assert!(lines.last().unwrap().contains("FAILED model 'mart.b'"), "{logs:?}");
+    }
+    let json = bench.pipeline(&["logs", "--json"]);
+    let lines: Vec<serde_json::Value> =
+        json.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["event"], &lines[0]["run"]), (&"begun".into(), &1.into()));
+    assert!(lines.iter().all(|line| line["time"].as_str().unwrap().ends_with('Z')), "{lines:?}");
+    let gone = bench.pipeline(&["logs", "9"]);
+    assert!(gone.code == Some(2) && gone.stderr.contains("there is no run 9"), "{gone:?}");
+}
+
+#[tokio::test]
+async fn schedules_are_listed_paused_and_resumed() {
+    let mut bench = Bench::new();
+    assert!(bench.pipeline(&["schedules"]).stdout.is_empty());
+    bench.settings(&format!("{NIGHTLY}[[schedule]]\nname = \"yearly\"\ncron = \"@yearly\"\n"));
+    bench.deploy(&[]);
+    let listed = bench.pipeline(&["schedules"]);
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    for what in ["shop", "nightly", "0 3 1 1 *", "UTC", "-01-01T03:00:00Z"] {
+        assert!(listed.stdout.contains(what), "{what}: {listed:?}");
+    }
+    let states = "SELECT schedule, state, next_at IS NULL FROM system.pipeline_schedules ORDER BY 1";
+    let paused = bench.pipeline(&["pause", "shop/nightly"]);
+    assert!(paused.code == Some(0) && paused.stdout.contains("paused nightly of shop"), "{paused:?}");
+    assert_eq!(bench.one(states).await, "nightly,paused,true;yearly,on,false");
+    assert!(bench.pipeline(&["pause", "shop/nightly"]).stdout.contains("was paused already"));
+    // What is known of schedules is there after a restart, and another version changes nothing of it.
+    let data = bench.folder.path().join("data");
+    let before = std::mem::replace(&mut bench.server, up(&bench.folder.path().join("idle")));
+    before.kill();
+    bench.server = up(&data);
+    bench.write("models/mart/a.sql", "SELECT 3 AS n");
+    bench.deploy(&[]);
+    assert_eq!(bench.one(states).await, "nightly,paused,true;yearly,on,false");
+    let resumed = bench.pipeline(&["resume", "shop"]);
+    assert!(resumed.stdout.contains("resumed nightly of shop"), "{resumed:?}");
+    assert_eq!(bench.one(states).await, "nightly,on,false;yearly,on,false");
+    let none = bench.pipeline(&["pause", "shop", "--env", "dev"]);
+    assert!(none.code == Some(2) && none.stderr.contains("has no schedule in 'dev'"), "{none:?}");
+}
