@@ -14,7 +14,7 @@ use skep_pipeline::{Bundle, Project};
 use skep_repl::Session;
 
 use super::screen::{Screen, wrong};
-use super::status::print_rows;
+use super::status::print_some;
 use super::{body, call, requested, session};
 use crate::cli::{PipelinePlace, PipelineSchedule};
 
@@ -48,13 +48,16 @@ pub(super) async fn schedules(place: &PipelinePlace) -> Result<ExitCode> {
     let (mut session, own) = session(place).await?;
     let sql = "SELECT pipeline, schedule, environment, version, state, cron, time_zone, last_at, last_state, next_at \
                FROM system.pipeline_schedules ORDER BY 1, 2, 3";
-    let shown = print_rows(&mut session, sql).await;
+    let shown = print_some(&mut session, sql).await;
     drop(session);
+    if matches!(shown, Ok(false)) {
+        eprintln!("no schedule is deployed: skep pipeline deploy PROJECT");
+    }
     if let Some(own) = own {
         own.stop().await;
         eprintln!("nobody serves the folder: its schedules run while it is served, by skep up");
     }
-    shown.map(|()| ExitCode::SUCCESS)
+    shown.map(|_| ExitCode::SUCCESS)
 }
 
 /// `skep pipeline logs`

@@ -39,12 +39,17 @@ async fn show_status(session: &mut Session, number: Option<i64>) -> Result<()> {
 
 /// Prints the rows of a query as a table; nothing if there are none.
 pub(super) async fn print_rows(session: &mut Session, sql: &str) -> Result<()> {
-    if let Answer::Rows(_, batches) = session.run(sql).await?
-        && batches.iter().any(|batch| batch.num_rows() > 0)
-    {
+    print_some(session, sql).await.map(drop)
+}
+
+/// As [`print_rows`]; whether there were some.
+pub(super) async fn print_some(session: &mut Session, sql: &str) -> Result<bool> {
+    let Answer::Rows(_, batches) = session.run(sql).await? else { return Ok(false) };
+    let some = batches.iter().any(|batch| batch.num_rows() > 0);
+    if some {
         let text = arrow::util::pretty::pretty_format_batches(&batches)
             .map_err(|e| Error::internal("rows cannot be shown").source(e))?;
         println!("{text}");
     }
-    Ok(())
+    Ok(some)
 }

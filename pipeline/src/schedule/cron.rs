@@ -29,8 +29,12 @@ pub(crate) struct Times {
 /// # Errors
 /// [`Kind::Invalid`](skep_common::Kind::Invalid) for anything else.
 pub(super) fn pattern(text: &str) -> Result<Cron> {
-    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
     let hint = "five fields: minute hour day-of-month month day-of-week, as in \"30 6 * * MON-FRI\"";
+    let fields = text.split_whitespace().count();
+    if !text.trim_start().starts_with('@') && fields != 5 {
+        return Err(Error::invalid(format!("'{text}' is no cron pattern: it has {fields} fields")).hint(hint));
+    }
+    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
     parser.parse(text).map_err(|e| Error::invalid(format!("'{text}' is no cron pattern: {e}")).hint(hint))
 }
 

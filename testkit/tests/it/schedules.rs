@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use skep_testkit::client::Client;
+use skep_testkit::postgres::Postgres;
 use skep_testkit::process::{Output, Server, output, skep};
+use skep_testkit::skip;
 
 /// A project beside a server.
 struct Bench {
@@ -182,4 +184,95 @@ async fn schedules_are_listed_paused_and_resumed() {
     assert_eq!(bench.one(states).await, "nightly,on,false;yearly,on,false");
     let none = bench.pipeline(&["pause", "shop", "--env", "dev"]);
     assert!(none.code == Some(2) && none.stderr.contains("has no schedule in 'dev'"), "{none:?}");
+}
+
+fn on_server(data: &std::path::Path, catalog: &str) -> Server {
+    let data = data.to_str().unwrap();
+    let mut command = skep(&[
+        "up",
+        "--data",
+        data,
+        "--store",
+        "file",
+        "--workers",
+        "1",
+        "--flight",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+    ]);
+    command.env("SKEP_CATALOG", catalog);
+    Server::start_command(command).unwrap()
+}
+
+/// A number of the catalog's database.
+async fn number(url: &str, sql: &'static str) -> i64 {
+    use sqlx::Connection;
+    let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+    sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+}
+
+/// Waits until a number of the catalog's database is what it should be.
+async fn until(url: &str, sql: &'static str, enough: impl Fn(i64) -> bool) {
+    let clock = skep_common::clock::system();
+    let start = clock.instant();
+    loop {
+        let found = number(url, sql).await;
+        if enough(found) {
+            return;
+        }
+        assert!(clock.instant() - start < std::time::Duration::from_secs(180), "{sql}: {found}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// A day of missed hours, and the coordinator that catches up is killed in the middle of a run.
+#[tokio::test]
+async fn postgres_schedules_go_on_on_another_coordinator() {
+    let Some(postgres) = Postgres::start() else {
+        return skip("schedules::postgres_schedules_go_on_on_another_coordinator", "PostgreSQL");
+    };
+    const HOURS: i64 = 24;
+    let (folder, url) = (tempfile::tempdir().unwrap(), postgres.url());
+    let first = on_server(&folder.path().join("one"), &url);
+    let bench = Bench { folder, server: first };
+    bench.settings("[[schedule]]\nname = \"hourly\"\ncron = \"0 * * * *\"\ncatch_up = \"all\"\n");
+    let now = skep_common::clock::system().now();
+    let start = (now - std::time::Duration::from_secs(3600 * 24)).format("%Y-%m-%d %H:00:00");
+    bench.write(
+        "models/mart/hours.sql",
+        &format!(
+            "/*---\nkind = \"append\"\ntime = \"at\"\ngrain = \"hour\"\nstart = \"{start}\"\n---*/\n\
+             SELECT CAST($start AS TIMESTAMP) AS at, count(*) AS n FROM range(3000) AS a, range(3000) AS b"
+        ),
+    );
+    bench.deploy(&[]);
+    let back = "WITH moved AS (UPDATE skep_pipeline_schedule SET cursor_us = cursor_us - 24::BIGINT * 3600000000 RETURNING 1) \
+                SELECT count(*) FROM moved";
+    assert_eq!(number(&url, back).await, 1);
+    let done = "SELECT count(*) FROM skep_pipeline_tick WHERE state = 'done'";
+    let owners = "SELECT count(DISTINCT owner) FROM skep_pipeline_run";
+    until(&url, done, |done| done >= 2).await;
+    let second = on_server(&bench.folder.path().join("two"), &url);
+    until(&url, done, |done| done >= 4).await;
+    assert_eq!(number(&url, owners).await, 1, "one of them schedules");
+    until(&url, "SELECT count(*) FROM skep_pipeline_run WHERE state = 'running'", |runs| runs == 1).await;
+    let Bench { folder, server } = bench;
+    server.kill();
+    let bench = Bench { folder, server: second };
+    until(&url, done, |done| done >= HOURS).await;
+    assert_eq!(number(&url, owners).await, 2, "the other went on");
+    let ticks = "SELECT count(*), count(DISTINCT run_id), min(state), max(state) FROM system.pipeline_ticks";
+    assert_eq!(bench.one(ticks).await, "24,24,done,done");
+    let runs = "SELECT count(*) FROM system.pipeline_runs WHERE state = 'done'";
+    assert_eq!(bench.one(runs).await, "24", "no time has two runs");
+    assert_eq!(bench.one("SELECT count(*), count(DISTINCT at) FROM mart.hours").await, "24,24");
+    assert_eq!(
+        bench.one("SELECT count(*), count(DISTINCT run_id) FROM system.pipeline_intervals WHERE model = 'mart.hours'").await,
+        "24,24"
+    );
+    // In order, and never two at a time.
+    let order = "SELECT count(*) FROM system.pipeline_ticks AS a JOIN system.pipeline_ticks AS b \
+                 ON a.nominal_time < b.nominal_time AND a.began_at >= b.began_at";
+    assert_eq!(bench.one(order).await, "0");
 }
