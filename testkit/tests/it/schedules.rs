@@ -23,8 +23,12 @@ const SETTINGS: &str =
 
 impl Bench {
     fn new() -> Self {
+        Self::with(|folder| up(&folder.join("data")))
+    }
+
+    fn with(server: impl FnOnce(&std::path::Path) -> Server) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let server = up(&folder.path().join("data"));
+        let server = server(folder.path());
         let bench = Self { folder, server };
         bench.write("pipeline.toml", SETTINGS);
         bench.write("models/mart/a.sql", "SELECT 1 AS n");
@@ -275,4 +279,136 @@ async fn postgres_schedules_go_on_on_another_coordinator() {
     let order = "SELECT count(*) FROM system.pipeline_ticks AS a JOIN system.pipeline_ticks AS b \
                  ON a.nominal_time < b.nominal_time AND a.began_at >= b.began_at";
     assert_eq!(bench.one(order).await, "0");
+}
+
+/// Hears POSTs on a port of its own, and answers that all is well.
+fn webhook() -> (String, std::sync::mpsc::Receiver<serde_json::Value>) {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let (heard, hears) = std::sync::mpsc::sync_channel(100);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let (mut line, mut length) = (String::new(), 0);
+            while stream.read_line(&mut line).unwrap() > 2 {
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+            stream.into_inner().write_all(answer).unwrap();
+            if heard.send(serde_json::from_slice(&body).unwrap()).is_err() {
+                return;
+            }
+        }
+    });
+    (url, hears)
+}
+
+/// A coordinator whose config file says what notifications may do.
+fn coordinator(folder: &std::path::Path, commands: bool) -> Server {
+    let config = folder.join("skep.toml");
+    let text = format!(
+        "[coordinator]\ndata = \"{}\"\nstore = \"file\"\nflight = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n\
+         listen = \"127.0.0.1:0\"\n[pipelines]\ncommands = {commands}\n",
+        folder.join("data").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    Server::start(&["coordinator", "--config", config.to_str().unwrap()]).unwrap()
+}
+
+impl Bench {
+    fn replace(&mut self, server: Server) {
+        std::mem::replace(&mut self.server, server).kill();
+    }
+
+    /// The server is killed, two years pass, and it starts again.
+    async fn years_later(&mut self, commands: bool) {
+        use sqlx::Connection;
+        let idle = up(&self.folder.path().join("idle"));
+        self.replace(idle);
+        let file = format!("sqlite:{}", self.folder.path().join("data/catalog.sqlite").display());
+        let mut database = sqlx::SqliteConnection::connect(&file).await.unwrap();
+        for sql in [
+            "DELETE FROM skep_pipeline_tick",
+            "UPDATE skep_pipeline_schedule SET cursor_us = cursor_us - 63200000000000",
+        ] {
+            sqlx::query(sql).execute(&mut database).await.unwrap();
+        }
+        database.close().await.unwrap();
+        let server = coordinator(self.folder.path(), commands);
+        self.replace(server);
+    }
+
+    /// Waits until a query gives what it should.
+    async fn until(&self, sql: &str, wanted: &str) {
+        let clock = skep_common::clock::system();
+        let start = clock.instant();
+        loop {
+            let found = self.one(sql).await;
+            if found == wanted {
+                return;
+            }
+            assert!(
+                clock.instant() - start < std::time::Duration::from_secs(60),
+                "{sql}: {found}, not {wanted}"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missed_time_is_caught_up_after_a_restart_and_people_are_told() {
+    let mut bench = Bench::with(|folder| coordinator(folder, true));
+    let (url, hears) = webhook();
+    let told = bench.folder.path().join("told");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = format!(
+        "{NIGHTLY}[[notify]]\non = [\"failure\", \"recovery\"]\nwebhook = \"{url}\"\n\
+         [[notify]]\non = [\"failure\", \"recovery\"]\ncommand = [\"sh\", \"-c\", \"cat > {}.$SKEP_EVENT\"]\n\
+         [[notify]]\non = [\"failure\"]\nwebhook = \"http://{closed}/\"\n",
+        told.display()
+    );
+    bench.settings(&settings);
+    bench.write(
+        "models/mart/b.sql",
+        "/*---\ntests = [{ expression = \"n < 1\" }]\n---*/\nSELECT n FROM mart.a",
+    );
+    bench.deploy(&[]);
+
+    bench.years_later(true).await;
+    bench.until("SELECT state, missed, attempt, run_id FROM system.pipeline_ticks", "failed,1,1,1").await;
+    let failure = hears.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    assert_eq!((&failure["event"], &failure["run"]), (&"failure".into(), &1.into()));
+    assert!(failure["text"].as_str().unwrap().starts_with("shop/nightly (prod): the run of "), "{failure}");
+    let states =
+        "SELECT state FROM system.pipeline_notifications WHERE attempts > 0 ORDER BY notification_id";
+    bench.until(states, "sent;sent;waiting").await;
+    let json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(told.with_extension("failure")).unwrap()).unwrap();
+    assert_eq!(json, failure);
+    let unreached =
+        "SELECT target, error LIKE '%refused%' FROM system.pipeline_notifications WHERE state = 'waiting'";
+    assert_eq!(bench.one(unreached).await, "webhook 127.0.0.1,true");
+    assert!(bench.pipeline(&["schedules"]).stdout.contains("failing"));
+    assert!(bench.pipeline(&["logs", "1"]).stdout.contains("expression(n < 1), 1 rows"));
+
+    // A version that does, on a coordinator that runs no programs.
+    bench.write("models/mart/a.sql", "SELECT 0 AS n");
+    assert!(!bench.deploy(&[]).contains("does not run"));
+    bench.years_later(false).await;
+    bench.until("SELECT state, version FROM system.pipeline_ticks", "done,2").await;
+    let recovery = hears.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    assert_eq!(recovery["event"], "recovery");
+    let refused = "SELECT state, error LIKE '%[pipelines] commands = true%' FROM system.pipeline_notifications \
+                   WHERE event = 'recovery' AND target = 'command sh'";
+    bench.until(refused, "failed,true").await;
+    assert!(!told.with_extension("recovery").is_file());
+    assert!(bench.deploy(&["--env", "dev"]).contains("a command, which this coordinator does not run"));
+    assert_eq!(bench.one("SELECT n FROM mart.b").await, "0");
 }
