@@ -15,7 +15,7 @@ use skep_repl::Session;
 
 use super::screen::{Screen, wrong};
 use super::status::print_some;
-use super::{body, call, requested, session};
+use super::{NOBODY_SERVES, body, call, requested, session};
 use crate::cli::{PipelinePlace, PipelineSchedule};
 
 /// `skep pipeline deploy`
@@ -55,7 +55,7 @@ pub(super) async fn schedules(place: &PipelinePlace) -> Result<ExitCode> {
     }
     if let Some(own) = own {
         own.stop().await;
-        eprintln!("nobody serves the folder: its schedules run while it is served, by skep up");
+        eprintln!("{NOBODY_SERVES}");
     }
     shown.map(|_| ExitCode::SUCCESS)
 }

@@ -21,7 +21,7 @@ use futures::StreamExt;
 use include_dir::{Dir, include_dir};
 use skep_common::{Error, Kind, Result};
 use skep_pipeline::event::{Event, Request, State};
-use skep_pipeline::service::{CHECK, RUN};
+use skep_pipeline::service::{CHECK, DEPLOY, RUN};
 use skep_pipeline::{Bundle, Project};
 use skep_repl::{Session, Target};
 
@@ -172,9 +172,15 @@ async fn call(place: &PipelinePlace, action: &str, body: Vec<u8>, mut screen: Sc
     drop(session);
     if let Some(own) = own {
         own.stop().await;
+        if action == DEPLOY && ended.as_ref().is_ok_and(|code| *code == ExitCode::SUCCESS) {
+            eprintln!("{NOBODY_SERVES}");
+        }
     }
     ended
 }
+
+/// What a folder without a server means for schedules.
+const NOBODY_SERVES: &str = "nobody serves the folder: its schedules run while it is served, by skep up";
 
 async fn watch(session: &mut Session, action: &str, body: Vec<u8>, screen: &mut Screen) -> Result<ExitCode> {
     let mut answers = session.action(action, body).await?;

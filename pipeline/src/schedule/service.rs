@@ -129,6 +129,9 @@ impl Scheduler {
     /// Gives the lease back, so that another may take over at once, and ends the runs of this process.
     pub(crate) async fn stop(&self) {
         self.going.lock().clear();
+        if let Err(error) = self.ticks.leave(&self.identity, self.clock.now()).await {
+            tracing::warn!(error = error.report(), "runs of schedules count as lost only later");
+        }
         let held = self.held.lock().take();
         if let Some((lease, _)) = held
             && let Err(error) = self.db.release_lease(&lease).await
@@ -307,13 +310,14 @@ impl Scheduler {
                 let well = matches!(end.state, State::Done | State::Unchanged | State::Warned);
                 (if well { Ended::Well } else { Ended::Failed }, end.message)
             }
-            Ok(RunEnd {
-                kind: Some(Kind::Conflict | Kind::Unavailable | Kind::Exhausted), message, ..
-            }) => {
-                // Nothing was begun: another run came first, or the database is away. It still waits.
+            // Nothing was begun: another run came first, or the database is away. It still waits.
+            Ok(RunEnd { kind: Some(kind), message, .. }) if waits(kind) => {
                 tracing::info!(schedule = attempt.key.schedule, message, "a run waits");
-                tokio::time::sleep(PULSE).await;
-                return;
+                return tokio::time::sleep(PULSE).await;
+            }
+            Err(error) if waits(error.kind()) => {
+                tracing::info!(schedule = attempt.key.schedule, error = error.report(), "a run waits");
+                return tokio::time::sleep(PULSE).await;
             }
             Ok(end) => (Ended::Failed, end.message),
             Err(error) => (Ended::Failed, with_hint(&error)),
@@ -409,6 +413,11 @@ impl Scheduler {
     pub(super) fn idle(&self) -> bool {
         self.going.lock().is_empty() && self.sending.lock().is_empty()
     }
+}
+
+/// Whether what kept a run from beginning goes away by itself.
+fn waits(kind: Kind) -> bool {
+    matches!(kind, Kind::Conflict | Kind::Unavailable | Kind::Exhausted)
 }
 
 /// A tick that is to be run.

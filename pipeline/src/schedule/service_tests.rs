@@ -298,6 +298,12 @@ async fn a_run_that_was_lost_with_its_coordinator_is_begun_again() {
         assert!(clock.instant() - start < PATIENCE, "it does not begin");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    // Stopped in order, its run is lost at once; killed, when it starts again.
+    world.scheduler.stop().await;
+    assert_eq!(
+        world.rows("SELECT state, error FROM system.pipeline_runs").await,
+        "lost,its coordinator ended"
+    );
     world.restart().await;
     world.deploy(&format!("{HOURLY}[vars]\nrows = 10\n"), &[("models/mart/a.sql", long)]).await;
     world.settled().await;

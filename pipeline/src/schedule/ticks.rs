@@ -340,6 +340,25 @@ impl Ticks {
         tx.commit().await
     }
 
+    /// Runs of ticks that `owner` leaves behind are lost, so that whoever comes next does not wait for them.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn leave(&self, owner: &str, now: DateTime<Utc>) -> Result<()> {
+        let mut tx = self.db.begin().await?;
+        sqlx::query(
+            "UPDATE skep_pipeline_run SET state = 'lost', ended_us = ?, error = 'its coordinator ended' \
+             WHERE state = 'running' AND owner = ? \
+             AND run_id IN (SELECT run_id FROM skep_pipeline_tick WHERE state = 'running')",
+        )
+        .bind(now.timestamp_micros())
+        .bind(owner)
+        .execute(tx.conn())
+        .await
+        .map_err(failed)?;
+        tx.commit().await
+    }
+
     /// Pauses or resumes schedules of a pipeline; returns those that were changed, and how many there are.
     ///
     /// # Errors

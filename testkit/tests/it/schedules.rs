@@ -155,6 +155,17 @@ async fn what_a_run_told_is_kept_and_followed() {
         json.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&lines[0]["event"], &lines[0]["run"]), (&"begun".into(), &1.into()));
     assert!(lines.iter().all(|line| line["time"].as_str().unwrap().ends_with('Z')), "{lines:?}");
+    // One that goes on is followed to its end.
+    bench.write("models/mart/b.sql", "SELECT count(*) AS n FROM range(60000) AS a, range(30000) AS b");
+    let words = ["pipeline", "run", &project, "--url", bench.server.flight()];
+    let mut child = skep(&words).stdout(std::process::Stdio::null()).spawn().unwrap();
+    bench.until("SELECT state FROM system.pipeline_runs WHERE run_id = 2", "running").await;
+    let followed = bench.pipeline(&["logs", "2", "--follow"]);
+    assert!(
+        followed.stdout.contains("run 2 of shop") && followed.stdout.contains("published"),
+        "{followed:?}"
+    );
+    assert!(child.wait().unwrap().success());
     let gone = bench.pipeline(&["logs", "9"]);
     assert!(gone.code == Some(2) && gone.stderr.contains("there is no run 9"), "{gone:?}");
 }
