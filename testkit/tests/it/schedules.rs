@@ -251,7 +251,10 @@ async fn postgres_schedules_go_on_on_another_coordinator() {
     let (folder, url) = (tempfile::tempdir().unwrap(), postgres.url());
     let first = on_server(&folder.path().join("one"), &url);
     let bench = Bench { folder, server: first };
-    bench.settings("[[schedule]]\nname = \"hourly\"\ncron = \"0 * * * *\"\ncatch_up = \"all\"\n");
+    bench.settings(
+        "[[schedule]]\nname = \"hourly\"\ncron = \"0 * * * *\"\ncatch_up = \"all\"\n\
+         [[notify]]\non = [\"recovery\"]\ncommand = [\"true\"]\n",
+    );
     let now = skep_common::clock::system().now();
     let start = (now - std::time::Duration::from_secs(3600 * 24)).format("%Y-%m-%d %H:00:00");
     bench.write(
@@ -262,8 +265,8 @@ async fn postgres_schedules_go_on_on_another_coordinator() {
         ),
     );
     bench.deploy(&[]);
-    let back = "WITH moved AS (UPDATE skep_pipeline_schedule SET cursor_us = cursor_us - 24::BIGINT * 3600000000 RETURNING 1) \
-                SELECT count(*) FROM moved";
+    let back = "WITH moved AS (UPDATE skep_pipeline_schedule SET failing = 1, \
+                cursor_us = cursor_us - 24::BIGINT * 3600000000 RETURNING 1) SELECT count(*) FROM moved";
     assert_eq!(number(&url, back).await, 1);
     let done = "SELECT count(*) FROM skep_pipeline_tick WHERE state = 'done'";
     let owners = "SELECT count(DISTINCT owner) FROM skep_pipeline_run";
@@ -286,6 +289,17 @@ async fn postgres_schedules_go_on_on_another_coordinator() {
         bench.one("SELECT count(*), count(DISTINCT run_id) FROM system.pipeline_intervals WHERE model = 'mart.hours'").await,
         "24,24"
     );
+    // All else that is known of them reads on this database too.
+    let logs = bench.pipeline(&["logs"]);
+    assert!(logs.code == Some(0) && logs.stdout.contains("published 1 table"), "{logs:?}");
+    let listed = bench.pipeline(&["schedules"]);
+    assert!(listed.code == Some(0) && listed.stdout.contains("hourly"), "{listed:?}");
+    assert!(bench.pipeline(&["pause", "shop"]).stdout.contains("paused hourly of shop"));
+    bench.write("models/mart/a.sql", "SELECT 2 AS n");
+    assert!(bench.deploy(&[]).contains("version 2 of shop is current in prod, after version 1"));
+    assert_eq!(bench.one("SELECT state, version FROM system.pipeline_schedules").await, "paused,2");
+    assert_eq!(bench.one("SELECT count(*) FROM system.pipeline_notifications").await, "1");
+    bench.until("SELECT event, state FROM system.pipeline_notifications", "recovery,failed").await;
     // In order, and never two at a time.
     let order = "SELECT count(*) FROM system.pipeline_ticks AS a JOIN system.pipeline_ticks AS b \
                  ON a.nominal_time < b.nominal_time AND a.began_at >= b.began_at";
