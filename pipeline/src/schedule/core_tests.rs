@@ -238,8 +238,8 @@ fn lateness_is_told_once() {
     assert_eq!(world.end(Ended::Well), "done");
     // After hours without a coordinator.
     let late = world.at("01-05T15:30");
-    assert_eq!(late, "wait 05 15:00 (for 4 earlier times as well), begin 05 15:00 #1");
-    assert_eq!(world.at("01-05T15:31"), "late 05 15:00");
+    assert_eq!(late, "wait 05 15:00 (for 4 earlier times as well), late 05 15:00, begin 05 15:00 #1");
+    assert_eq!(world.at("01-05T15:31"), "");
 }
 
 #[test]
@@ -316,4 +316,102 @@ fn runs_are_limited_and_one_of_a_pipeline_at_a_time() {
     assert_eq!(begun(&all, &busy, 9), "b s2, a s1", "also beside a run that a client began");
     all[1].paused = true;
     assert_eq!(begun(&all, &busy, 9), "b s2, a s0");
+}
+
+/// The same numbers for the same seed.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, limit: u64) -> u64 {
+        // Source: Knuth's MMIX generator, TAOCP 2, 3.3.4.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Whatever happens: no time twice, none forgotten, one run at a time, in order.
+#[test]
+fn no_time_is_lost_or_begun_twice_in_any_life() {
+    for seed in 0..400 {
+        let mut draw = Draw(seed);
+        let mut one = |all: &[&'static str]| all[draw.below(all.len() as u64) as usize];
+        let spec = Spec {
+            catch_up: [CatchUp::All, CatchUp::Latest, CatchUp::Collapse][(seed % 3) as usize],
+            overlap: [Overlap::Queue, Overlap::Skip][(seed / 3 % 2) as usize],
+            retries: (seed % 4) as u32,
+            time_zone: one(&["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"]).to_owned(),
+            ..spec(one(&["*/20 * * * *", "30 2 * * *", "0 * * * *", "15 1,2,3 * * *"]))
+        };
+        let from = one(&["03-27T12:00", "10-24T12:00", "04-04T03:00", "10-31T20:00", "03-07T20:00"]);
+        let mut world = World::new(spec, from);
+        let (mut looked_at, mut done, mut last_begun) = (Vec::new(), Vec::new(), None);
+        for _ in 0..300 {
+            match draw.below(10) {
+                0 => world.schedule.paused = true,
+                1 => world.schedule.paused = false,
+                2..=4 if world.schedule.open.first().is_some_and(|tick| tick.began.is_some()) => {
+                    let ended =
+                        [Ended::Well, Ended::Well, Ended::Failed, Ended::Lost][draw.below(4) as usize];
+                    let tick = world.schedule.open[0].nominal;
+                    if world.end(ended) != "failed" && ended == Ended::Well {
+                        done.push(tick);
+                    }
+                }
+                _ => world.now += minutes([1, 7, 20, 61, 400][draw.below(5) as usize]),
+            }
+            let steps = decide(std::slice::from_ref(&world.schedule), &BTreeSet::new(), 1, world.now);
+            assert_eq!(
+                steps,
+                decide(std::slice::from_ref(&world.schedule), &BTreeSet::new(), 1, world.now),
+                "seed {seed}"
+            );
+            for step in &steps {
+                let before = world.schedule.cursor;
+                match step {
+                    Step::Wait { nominal, missed, .. } => {
+                        looked_at.push((*nominal, *missed + 1));
+                        assert!(*nominal > before && *nominal <= world.now, "seed {seed}: {step:?}");
+                    }
+                    Step::Skip { nominal, .. } => {
+                        looked_at.push((*nominal, 1));
+                        assert!(*nominal > before && *nominal <= world.now, "seed {seed}: {step:?}");
+                    }
+                    Step::Begin { nominal, .. } => {
+                        assert!(last_begun.is_none_or(|last| last <= *nominal), "seed {seed}: out of order");
+                        assert!(!done.contains(nominal), "seed {seed}: {nominal} runs after it was done");
+                        let going = world.schedule.open.iter().any(|tick| tick.began.is_some());
+                        assert!(!going, "seed {seed}: two at a time");
+                        last_begun = Some(*nominal);
+                    }
+                    Step::Stop { .. } | Step::Late { .. } => {}
+                }
+                world.apply(step);
+            }
+        }
+        // Left alone, it comes to rest, and every time that came was looked at once, by itself or with a later one.
+        world.schedule.paused = false;
+        loop {
+            let steps = decide(std::slice::from_ref(&world.schedule), &BTreeSet::new(), 1, world.now);
+            for step in &steps {
+                match step {
+                    Step::Wait { nominal, missed, .. } => looked_at.push((*nominal, *missed + 1)),
+                    Step::Skip { nominal, .. } => looked_at.push((*nominal, 1)),
+                    _ => {}
+                }
+                world.apply(step);
+            }
+            match world.schedule.open.first() {
+                Some(tick) if tick.began.is_some() => drop(world.end(Ended::Well)),
+                Some(tick) => world.now = world.now.max(tick.due),
+                None if steps.is_empty() => break,
+                None => {}
+            }
+        }
+        let begin = time(from);
+        let (count, all) = world.schedule.times.between(begin, world.now, usize::MAX);
+        let counted: u64 = looked_at.iter().map(|(_, count)| count).sum();
+        assert_eq!(counted, count, "seed {seed}: {:?}", world.schedule.spec);
+        assert!(looked_at.iter().all(|(nominal, _)| all.contains(nominal)), "seed {seed}");
+        assert!(looked_at.is_sorted_by(|a, b| a.0 < b.0), "seed {seed}");
+    }
 }

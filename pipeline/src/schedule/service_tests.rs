@@ -159,6 +159,7 @@ mod on_deep_stacks {
     }
 
     tests! {
+        lines_are_kept_of_the_latest_runs,
         a_time_runs_once_and_takes_what_was_over_by_then,
         all_missed_times_run_one_after_the_other,
         a_run_that_fails_is_tried_again_later_and_goes_on_where_it_was,
@@ -502,4 +503,28 @@ async fn another_version_runs_from_the_next_time_on() {
     world.at("2026-01-05T15:00:00Z").await;
     assert_eq!(world.ticks().await, "10:00,done,1;11:00,done,1");
     assert_eq!(world.rows("SELECT count(*) FROM system.pipeline_schedules").await, "0");
+}
+
+async fn lines_are_kept_of_the_latest_runs() {
+    let world = World::with(Config { logs_kept: 2, ..config() }).await;
+    let settings = format!("{HOURLY}catch_up = \"all\"\n");
+    world.deploy(&settings, &[("models/mart/hours.sql", HOURS)]).await;
+    world.at("2026-01-05T13:00:00Z").await;
+    assert_eq!(world.rows("SELECT count(*) FROM system.pipeline_runs").await, "4");
+    let session = world.coordinator.open_session("ada");
+    let lines = async |run: i64| {
+        let body = serde_json::to_vec(&crate::log::Logs { run: Some(run), follow: false }).unwrap();
+        let answers = world.pipelines.call(&session, crate::service::LOGS, body.into()).await.unwrap();
+        answers.try_collect::<Vec<_>>().await
+    };
+    for run in [1, 2] {
+        let error = lines(run).await.unwrap_err();
+        assert!(error.message().contains("no longer there"), "{error:?}");
+    }
+    for run in [3, 4] {
+        let told = lines(run).await.unwrap();
+        let last: crate::log::Line = serde_json::from_slice(told.last().unwrap()).unwrap();
+        assert!(matches!(last.event, Event::Over { run: Some(of), .. } if of == run), "{last:?}");
+        assert_eq!(last.time, world.clock.now());
+    }
 }
