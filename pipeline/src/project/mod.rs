@@ -188,6 +188,14 @@ impl Project {
         &self.config.pipeline.name
     }
 
+    /// Whether it reads files whose paths start at the project's folder.
+    pub(crate) fn needs_folder(&self) -> bool {
+        let elsewhere = self.config.pipeline.directory.as_deref().is_some_and(skep_catalog::stands_alone);
+        let from_here =
+            |model: &Model| model.reads.files.iter().any(|file| !skep_catalog::stands_alone(file));
+        !elsewhere && self.models.iter().any(from_here)
+    }
+
     /// Its models as a graph, for people and programs: `text`, `mermaid` or `json`.
     ///
     /// # Errors

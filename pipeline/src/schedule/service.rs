@@ -15,6 +15,7 @@
 //! What is decided (`core`), what a run does (`crate::run`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -307,7 +308,8 @@ impl Scheduler {
         let (ended, note) = match ended {
             Ok(end) if end.run.is_some() => {
                 tick.run = end.run;
-                let well = matches!(end.state, State::Done | State::Unchanged | State::Warned);
+                let well = matches!(end.state, State::Done | State::Unchanged | State::Warned)
+                    || self.published(end.run).await;
                 (if well { Ended::Well } else { Ended::Failed }, end.message)
             }
             // Nothing was begun: another run came first, or the database is away. It still waits.
@@ -327,6 +329,13 @@ impl Scheduler {
             tracing::warn!(error = error.report(), "the end of a scheduled run was not written down");
             tokio::time::sleep(PULSE).await;
         }
+    }
+
+    /// Whether a run that was stopped had been committed by then.
+    async fn published(&self, run: Option<i64>) -> bool {
+        let Some(run) = run else { return false };
+        let line = self.ticks.run(run).await;
+        line.is_ok_and(|line| line.is_some_and(|line| line.state == State::Done.name()))
     }
 
     async fn write_attempt(&self, attempt: &Attempt, tick: &Tick, ended: Ended, note: String) -> Result<()> {
@@ -350,6 +359,14 @@ impl Scheduler {
                 .collect();
             Error::invalid(format!("version {} does not read any more: {}", version.number, all.join("; ")))
         })?;
+        if project.needs_folder() && !Path::new(&version.directory).is_dir() {
+            // Patterns of files that match nothing would look like nothing new.
+            return Err(Error::not_found(format!(
+                "the folder '{}', which version {} was deployed from, is not there",
+                version.directory, version.number
+            ))
+            .hint("its files are read from there; deploy it again from where they are"));
+        }
         let session = self.coordinator.open_session(&version.author);
         let mut request = Request {
             bundle: version.bundle,

@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use arrow::util::display::array_value_to_string;
 use futures::{StreamExt, TryStreamExt};
 use skep_common::clock;
@@ -72,12 +70,16 @@ impl World {
 
     /// Deploys a project with these settings and models.
     async fn deploy(&self, settings: &str, models: &[(&str, &str)]) {
+        self.deploy_from(self.folder.path(), settings, models).await;
+    }
+
+    async fn deploy_from(&self, folder: &Path, settings: &str, models: &[(&str, &str)]) {
         let settings = format!("[pipeline]\nname = \"shop\"\nexecution = \"local\"\n{settings}");
         let mut deploy = Deploy::default();
         let files = &mut deploy.request.bundle.files;
         files.insert("pipeline.toml".to_owned(), settings);
         files.extend(models.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())));
-        deploy.request.directory = Some(self.folder.path().display().to_string());
+        deploy.request.directory = Some(folder.display().to_string());
         let over = self.call(DEPLOY, &deploy).await;
         assert!(matches!(over, Event::Over { state: State::Done, .. }), "{over:?}");
     }
@@ -159,6 +161,7 @@ mod on_deep_stacks {
     }
 
     tests! {
+        a_folder_that_is_gone_is_said,
         lines_are_kept_of_the_latest_runs,
         a_time_runs_once_and_takes_what_was_over_by_then,
         all_missed_times_run_one_after_the_other,
@@ -527,4 +530,22 @@ async fn lines_are_kept_of_the_latest_runs() {
         assert!(matches!(last.event, Event::Over { run: Some(of), .. } if of == run), "{last:?}");
         assert_eq!(last.time, world.clock.now());
     }
+}
+
+async fn a_folder_that_is_gone_is_said() {
+    let world = World::new().await;
+    let load = "/*---\nkind = \"load\"\ncolumns = \"n BIGINT\"\noptions = { format = \"csv\", header = true }\n---*/\nSELECT * FROM 'raw/*.csv'";
+    let folder = world.folder.path().join("project");
+    std::fs::create_dir_all(folder.join("raw")).unwrap();
+    std::fs::write(folder.join("raw/a.csv"), "n\n1\n2\n").unwrap();
+    world.deploy_from(&folder, HOURLY, &[("models/lake/a.sql", load)]).await;
+    world.at("2026-01-05T10:00:00Z").await;
+    let first = world.rows("SELECT state, note FROM system.pipeline_ticks").await;
+    assert!(first.starts_with("done,"), "{first}");
+    assert_eq!(world.rows("SELECT sum(n) FROM lake.a").await, "3", "paths start at the project's folder");
+    std::fs::rename(&folder, world.folder.path().join("moved")).unwrap();
+    world.at("2026-01-05T11:00:00Z").await;
+    assert_eq!(world.ticks().await, "10:00,done,1;11:00,failed,1");
+    let note = world.rows("SELECT note FROM system.pipeline_ticks WHERE state = 'failed'").await;
+    assert!(note.contains("which version 1 was deployed from, is not there"), "{note}");
 }
