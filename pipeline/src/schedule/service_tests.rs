@@ -74,11 +74,22 @@ impl World {
     }
 
     async fn deploy_from(&self, folder: &Path, settings: &str, models: &[(&str, &str)]) {
+        self.deploy_to(None, folder, settings, models).await;
+    }
+
+    async fn deploy_to(
+        &self,
+        environment: Option<&str>,
+        folder: &Path,
+        settings: &str,
+        models: &[(&str, &str)],
+    ) {
         let settings = format!("[pipeline]\nname = \"shop\"\nexecution = \"local\"\n{settings}");
         let mut deploy = Deploy::default();
         let files = &mut deploy.request.bundle.files;
         files.insert("pipeline.toml".to_owned(), settings);
         files.extend(models.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())));
+        deploy.request.environment = environment.map(str::to_owned);
         deploy.request.directory = Some(folder.display().to_string());
         let over = self.call(DEPLOY, &deploy).await;
         assert!(matches!(over, Event::Over { state: State::Done, .. }), "{over:?}");
@@ -161,6 +172,7 @@ mod on_deep_stacks {
     }
 
     tests! {
+        environments_run_beside_each_other_as_far_as_the_limit_goes,
         a_folder_that_is_gone_is_said,
         lines_are_kept_of_the_latest_runs,
         a_time_runs_once_and_takes_what_was_over_by_then,
@@ -548,4 +560,27 @@ async fn a_folder_that_is_gone_is_said() {
     assert_eq!(world.ticks().await, "10:00,done,1;11:00,failed,1");
     let note = world.rows("SELECT note FROM system.pipeline_ticks WHERE state = 'failed'").await;
     assert!(note.contains("which version 1 was deployed from, is not there"), "{note}");
+}
+
+async fn environments_run_beside_each_other_as_far_as_the_limit_goes() {
+    let world = World::with(Config { runs_max: 2, ..config() }).await;
+    let environments = ["a", "b", "c", "d"];
+    let more: String =
+        environments.iter().map(|name| format!("[env.{name}]\nschema_suffix = \"_{name}\"\n")).collect();
+    let slow = [("models/mart/a.sql", "SELECT count(*) AS n FROM range(4000) AS a, range(4000) AS b")];
+    for environment in environments {
+        let settings = format!("{HOURLY}{more}");
+        world.deploy_to(Some(environment), world.folder.path(), &settings, &slow).await;
+    }
+    world.clock.set("2026-01-05T10:00:00Z");
+    world.scheduler.turn().await.unwrap();
+    assert_eq!(world.scheduler.going.lock().len(), 2, "two begin, and two wait");
+    world.scheduler.turn().await.unwrap();
+    assert!(world.scheduler.going.lock().len() <= 2);
+    world.settled().await;
+    let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema LIKE 'mart%'";
+    assert_eq!(
+        (world.ticks().await, world.rows(tables).await),
+        (["10:00,done,1"; 4].join(";"), "4".to_owned())
+    );
 }
