@@ -32,7 +32,7 @@ use crate::deploy::{Deploy, Versions};
 use crate::event::{Dropped, Event, Request, State};
 use crate::ledger::{Ledger, Of};
 use crate::log::Logs;
-use crate::project::Project;
+use crate::project::{Project, near};
 use crate::run::{PRODUCTION, Runner, check, staged_key};
 use crate::schedule::{Config, Parts, Scheduler, Scheduling, Ticks};
 use crate::{schedule, tables};
@@ -207,11 +207,16 @@ impl Pipelines {
         let (changed, found) =
             Ticks::new(self.ledger.db().clone()).pause(&of, schedule, pause.paused).await?;
         if found == 0 {
-            return Err(Error::not_found(format!(
-                "'{}' has no schedule in '{}'",
-                pause.name, of.environment
-            ))
-            .hint("skep pipeline schedules lists them: NAME, or NAME/SCHEDULE"));
+            let error = Error::not_found(format!("'{}' has no schedule in '{}'", pause.name, of.environment))
+                .hint("skep pipeline schedules lists them: NAME, or NAME/SCHEDULE");
+            let all = Ticks::new(self.ledger.db().clone()).known().await?.schedules;
+            let all = all.iter().filter(|schedule| schedule.key.of.environment == of.environment);
+            let names = all.flat_map(|schedule| {
+                let pipeline = &schedule.key.of.pipeline;
+                [pipeline.clone(), format!("{pipeline}/{}", schedule.key.schedule)]
+            });
+            let names: Vec<String> = names.collect();
+            return Err(near(error, &pause.name, names.iter().map(String::as_str)));
         }
         self.wake.notify_one();
         let word = if pause.paused { "paused" } else { "resumed" };

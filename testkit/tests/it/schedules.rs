@@ -197,6 +197,8 @@ async fn schedules_are_listed_paused_and_resumed() {
     let resumed = bench.pipeline(&["resume", "shop"]);
     assert!(resumed.stdout.contains("resumed nightly of shop"), "{resumed:?}");
     assert_eq!(bench.one(states).await, "nightly,on,false;yearly,on,false");
+    let typo = bench.pipeline(&["pause", "shop/nightyl"]);
+    assert!(typo.code == Some(2) && typo.stderr.contains("did you mean 'shop/nightly'?"), "{typo:?}");
     let none = bench.pipeline(&["pause", "shop", "--env", "dev"]);
     assert!(none.code == Some(2) && none.stderr.contains("has no schedule in 'dev'"), "{none:?}");
 }
