@@ -251,6 +251,10 @@ pub(crate) enum PipelineCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Make the intervals of a range again, chunk by chunk, the newest first: each chunk is a run and a commit of its own
+    Backfill(PipelineBackfill),
+    /// Publish what an environment has, and was tested there, as production: in one commit
+    Promote(PipelinePromote),
     /// Give up what a failed run staged: nobody reads it or goes on with it any more
     Drop {
         /// The run
@@ -367,6 +371,66 @@ pub(crate) struct PipelineRun {
     /// Make every model from nothing
     #[arg(long)]
     pub(crate) full_refresh: bool,
+    /// The lane: durable, pipelined, local or auto; what pipeline.toml says, or durable, unless said
+    #[arg(long, value_name = "LANE")]
+    pub(crate) execution: Option<String>,
+    /// Events as lines of JSON on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which environment
+#[derive(Debug, Args)]
+pub(crate) struct PipelinePromote {
+    #[command(flatten)]
+    pub(crate) project: PipelineProject,
+    #[command(flatten)]
+    pub(crate) place: PipelinePlace,
+    /// The environment, as pipeline.toml names it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: String,
+    /// Also where production has changes or intervals that the environment does not know of
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// The lane: durable, pipelined, local or auto; what pipeline.toml says, or durable, unless said
+    #[arg(long, value_name = "LANE")]
+    pub(crate) execution: Option<String>,
+    /// Events as lines of JSON on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which range
+#[derive(Debug, Args)]
+pub(crate) struct PipelineBackfill {
+    #[command(flatten)]
+    pub(crate) project: PipelineProject,
+    #[command(flatten)]
+    pub(crate) place: PipelinePlace,
+    /// The environment that is written to, as pipeline.toml names it; production unless said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+    /// The first interval
+    #[arg(long, value_name = "TIME", required_unless_present = "resume", conflicts_with = "resume")]
+    pub(crate) start: Option<String>,
+    /// Where the range ends
+    #[arg(long, value_name = "TIME", required_unless_present = "resume", conflicts_with = "resume")]
+    pub(crate) end: Option<String>,
+    /// Intervals of a chunk, of the coarsest grain of the models
+    #[arg(long, value_name = "INTERVALS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) chunk: u32,
+    /// Wait between two chunks, such as 10s; with --resume another time than before
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) pause: Option<Duration>,
+    /// How long a chunk waits for another run, or for commits that come in its way
+    #[arg(long, value_name = "TIME", default_value = "10min", value_parser = duration)]
+    pub(crate) wait: Duration,
+    /// The oldest chunk first
+    #[arg(long)]
+    pub(crate) oldest_first: bool,
+    /// Go on with one that failed or was interrupted, as it was begun; the latest unless a number is given
+    #[arg(long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "0")]
+    pub(crate) resume: Option<i64>,
     /// The lane: durable, pipelined, local or auto; what pipeline.toml says, or durable, unless said
     #[arg(long, value_name = "LANE")]
     pub(crate) execution: Option<String>,

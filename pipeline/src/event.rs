@@ -45,6 +45,34 @@ pub struct Dropped {
     pub run: i64,
 }
 
+/// A range whose intervals are made again, chunk by chunk.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Backfill {
+    /// The project, its models and the range.
+    pub request: Request,
+    /// Intervals of a chunk, by the coarsest grain of the models.
+    pub chunk: u32,
+    /// Between two chunks; of one that is gone on with: another than before.
+    pub pause_ms: Option<u64>,
+    /// How long other runs are waited for.
+    pub wait_ms: u64,
+    /// The oldest chunk first, and not the newest.
+    pub oldest_first: bool,
+    /// One that is gone on with, by its number; 0: the latest that did not end. Only the pause and the wait count then.
+    pub resume: Option<i64>,
+}
+
+/// An environment that is published as production.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Promote {
+    /// The project, the environment and its models.
+    pub request: Request,
+    /// Also where production loses something.
+    pub force: bool,
+}
+
 /// How something ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -142,6 +170,38 @@ pub enum Event {
         /// What was wrong, with examples.
         note: Option<String>,
     },
+    /// A backfill begins, or is gone on with.
+    Backfill {
+        /// Its number.
+        backfill: i64,
+        /// Its chunks.
+        chunks: i64,
+        /// Those that are made already.
+        done: i64,
+        /// Where it starts.
+        start: Option<String>,
+        /// Where it ends.
+        end: Option<String>,
+    },
+    /// A chunk of a backfill is made.
+    Chunk {
+        /// The backfill.
+        backfill: i64,
+        /// Which, counted from 1.
+        chunk: i64,
+        /// Of how many.
+        chunks: i64,
+        /// Its intervals, as text.
+        range: String,
+        /// Its run.
+        run: i64,
+        /// How long it took.
+        took_ms: u64,
+        /// About how long the others will take.
+        left_ms: u64,
+        /// What its run published.
+        message: String,
+    },
     /// Something in a file is wrong.
     Wrong(Finding),
     /// People should know this.
@@ -162,4 +222,16 @@ pub enum Event {
         /// A line for people.
         message: String,
     },
+}
+
+impl Event {
+    /// Whether it is nothing that people must know.
+    pub(crate) fn went_well(&self) -> bool {
+        match self {
+            Self::Begun { .. } | Self::Model { .. } => true,
+            Self::Ended { state, .. } => *state != State::Failed,
+            Self::Tested { state, .. } => *state == State::Done,
+            _ => false,
+        }
+    }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use skep_common::{Error, Result};
 
 /// How long an interval is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Grain {
     /// An hour of the clock.
@@ -175,7 +175,10 @@ impl Asked<'_> {
     pub(crate) fn wanted(&self) -> Result<Wanted> {
         if let Some(range) = self.range {
             let all: BTreeSet<_> = self.grain.starts(range.start, range.end)?.into_iter().collect();
-            let (again, missing) = all.into_iter().partition(|start| self.done.contains(start));
+            let (mut again, missing): (BTreeSet<_>, _) =
+                all.into_iter().partition(|start| self.done.contains(start));
+            // What the run reads counts as seen when it is published: nobody finds them later.
+            again.extend(self.late.intersection(self.done));
             return Ok(Wanted { missing, again });
         }
         let all = self.grain.starts(self.start, self.until)?;
@@ -251,7 +254,8 @@ mod tests {
         let wanted = Asked { range, ..asked }.wanted().unwrap();
         assert_eq!(
             (shown(&wanted.missing), shown(&wanted.again)),
-            ("2024-01-04".into(), "2024-01-03".into())
+            ("2024-01-04".into(), "2024-01-01 2024-01-03".into()),
+            "what is asked for, and what is late all the same"
         );
     }
 }

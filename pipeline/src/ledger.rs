@@ -614,10 +614,9 @@ fn lost(run: i64) -> Error {
 pub(crate) struct Publish {
     pub(crate) run: i64,
     pub(crate) of: Of,
-    /// The snapshot that it began on.
-    pub(crate) base: i64,
-    /// Models whose tables are as their text and their sources say.
-    pub(crate) seen: Vec<(String, String)>,
+    /// Models whose tables are as their text and their sources say: model, fingerprint, the snapshot that its sources were
+    /// read in.
+    pub(crate) seen: Vec<(String, String, i64)>,
     /// Intervals that were made: model, fingerprint, start, end.
     pub(crate) intervals: Vec<(String, String, NaiveDateTime, NaiveDateTime)>,
     /// Models whose earlier intervals no longer stand.
@@ -670,7 +669,7 @@ impl SideEffect for Publish {
             .await
             .map_err(failed)?;
         }
-        for (model, fingerprint) in &self.seen {
+        for (model, fingerprint, base) in &self.seen {
             sqlx::query(
                 "INSERT INTO skep_pipeline_seen (pipeline, environment, model, fingerprint, run_id, base_id, snapshot_id) \
                  VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (pipeline, environment, model) DO UPDATE SET \
@@ -681,7 +680,7 @@ impl SideEffect for Publish {
             .bind(model)
             .bind(fingerprint)
             .bind(self.run)
-            .bind(self.base)
+            .bind(base)
             .bind(snapshot)
             .execute(&mut *connection)
             .await

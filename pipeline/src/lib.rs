@@ -19,6 +19,7 @@
 //! # Not here
 //! SQL, transactions and lanes (`skep-coordinator`); the command line, which calls [`service`] as an action.
 
+mod backfill;
 pub mod bundle;
 pub mod deploy;
 pub mod event;

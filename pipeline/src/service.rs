@@ -7,6 +7,8 @@
 //! skep.pipeline.drop    {"run": 57} -> Over               what a run that failed staged is given up
 //! skep.pipeline.pause   Pause -> Event
 //! skep.pipeline.logs    Logs -> Line, Line, ...
+//! skep.pipeline.backfill  Backfill -> Event, Event, ...
+//! skep.pipeline.promote   Promote -> Event, Event, ...
 //! ```
 //!
 //! # Not here
@@ -28,12 +30,13 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
+use crate::backfill::{Backfills, Driver};
 use crate::deploy::{Deploy, Versions};
-use crate::event::{Dropped, Event, Request, State};
+use crate::event::{Backfill, Dropped, Event, Promote, Request, State};
 use crate::ledger::{Ledger, Of};
 use crate::log::Logs;
 use crate::project::{Project, near};
-use crate::run::{PRODUCTION, Runner, check, staged_key};
+use crate::run::{PRODUCTION, Promotion, Runner, check, staged_key};
 use crate::schedule::{Config, Parts, Scheduler, Scheduling, Ticks};
 use crate::{schedule, tables};
 
@@ -49,6 +52,10 @@ pub const DROP: &str = "skep.pipeline.drop";
 pub const PAUSE: &str = "skep.pipeline.pause";
 /// The action that tells what a run told.
 pub const LOGS: &str = "skep.pipeline.logs";
+/// The action that makes the intervals of a range again.
+pub const BACKFILL: &str = "skep.pipeline.backfill";
+/// The action that publishes an environment as production.
+pub const PROMOTE: &str = "skep.pipeline.promote";
 /// Events on their way; a run waits for a client that is slower.
 const EVENTS: usize = 64;
 
@@ -70,6 +77,7 @@ pub struct Pipelines {
     versions: Versions,
     config: Config,
     identity: String,
+    backfills: Backfills,
     clock: Arc<dyn Clock>,
     /// Told when schedules are to be looked at.
     wake: Arc<Notify>,
@@ -88,6 +96,7 @@ impl Pipelines {
     /// Those of the database.
     pub async fn prepare(db: &MetaDb) -> Result<()> {
         Ledger::prepare(db).await?;
+        Backfills::prepare(db).await?;
         schedule::prepare(db).await
     }
 
@@ -105,11 +114,13 @@ impl Pipelines {
         config.validate()?;
         let db = coordinator.open_session("pipeline").catalog().db().clone();
         Self::prepare(&db).await?;
+        let backfills = Backfills::open(db.clone(), identity, clock.now()).await?;
         let ledger = Ledger::open(db.clone(), identity, config.logs_kept, clock.now()).await?;
         let pipelines = Arc::new(Self {
             coordinator: coordinator.clone(),
             ledger,
             versions: Versions::new(db),
+            backfills,
             config,
             identity: identity.to_owned(),
             clock,
@@ -257,6 +268,14 @@ impl Extension for Pipelines {
                 DEPLOY,
                 "a project as JSON -> events as JSON: a version of it becomes the one that schedules run",
             ),
+            (
+                BACKFILL,
+                "a project and a range as JSON -> events as JSON: makes its intervals again, chunk by chunk",
+            ),
+            (
+                PROMOTE,
+                "a project and an environment as JSON -> events as JSON: publishes it as production in one commit",
+            ),
             (DROP, "the number of a run as JSON -> an event as JSON: gives up what it staged"),
         ]
     }
@@ -265,6 +284,8 @@ impl Extension for Pipelines {
         match action {
             DEPLOY => self.deploy(session, read(action, &body)?).await,
             DROP => self.drop_staged(session, read(action, &body)?).await,
+            BACKFILL => Ok(self.backfill(session, read(action, &body)?)),
+            PROMOTE => self.promote(session, read(action, &body)?).await,
             PAUSE => self.pause(read(action, &body)?).await,
             LOGS => Ok(self.logs(read(action, &body)?)),
             _ => self.check_or_run(session, action, read(action, &body)?).await,
@@ -279,11 +300,47 @@ impl Extension for Pipelines {
         let mut all = tables::all(&self.ledger);
         all.push(tables::versions(&self.versions));
         all.extend(schedule::tables(self.ledger.db(), &self.clock));
+        all.push(tables::backfills(&self.backfills));
         all
     }
 }
 
 impl Pipelines {
+    /// A run of production that publishes what an environment has.
+    async fn promote(&self, session: &Session, Promote { request, force }: Promote) -> Result<Answers> {
+        let production = Request { environment: None, ..request.clone() };
+        let from = match self.runner(session, request).await? {
+            Ok((from, _)) => from,
+            Err(problems) => return Ok(problems),
+        };
+        let (mut runner, heard) = match self.runner(session, production).await? {
+            Ok(begun) => begun,
+            Err(problems) => return Ok(problems),
+        };
+        if from.of() == runner.of() {
+            return Err(
+                Error::invalid("production is promoted to itself").hint("name the environment: --env dev")
+            );
+        }
+        runner.promotes = Some(Box::new(Promotion { from, force }));
+        task::spawn("pipeline promote", runner.run()).detach();
+        Ok(stream(heard))
+    }
+
+    fn backfill(&self, session: &Session, asked: Backfill) -> Answers {
+        let (events, heard) = mpsc::channel(EVENTS);
+        let driver = Driver {
+            coordinator: self.coordinator.clone(),
+            ledger: self.ledger.clone(),
+            backfills: self.backfills.clone(),
+            clock: Arc::clone(&self.clock),
+            user: session.user().to_owned(),
+            events,
+        };
+        task::spawn("pipeline backfill", driver.run(asked)).detach();
+        stream(heard)
+    }
+
     async fn drop_staged(&self, session: &Session, Dropped { run }: Dropped) -> Result<Answers> {
         let key = self.ledger.drop_staged(run).await?;
         self.coordinator.open_session(session.user()).give_up(key).await?;

@@ -68,6 +68,12 @@ pub(crate) fn overwrite(name: &Name, columns: &Schema, query: &str) -> String {
     format!("INSERT OVERWRITE {} ({columns}) SELECT {columns} FROM (\n{query}\n) AS model", table(name))
 }
 
+/// The rows of `source`, all of its columns.
+pub(crate) fn copy(name: &Name, columns: &Schema, source: &str) -> String {
+    let columns = list(names(columns));
+    format!("INSERT INTO {} ({columns}) SELECT {columns} FROM {source}", table(name))
+}
+
 /// The rows of a span go.
 pub(crate) fn clear(name: &Name, column: &str, span: Span) -> String {
     let column = quote(column);

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use skep_common::{Error, Result};
 use skep_coordinator::extension::SystemTable;
 
+use crate::backfill::Backfills;
 use crate::deploy::{VersionLine, Versions};
 use crate::ledger::Ledger;
 
@@ -85,7 +86,7 @@ fn runs(ledger: &Ledger) -> SystemTable {
         number("snapshot_id", true),
         text("error", true),
     ]);
-    table(ledger, "pipeline_runs", schema, |ledger| {
+    table(ledger, "pipeline_runs", schema, |ledger: Ledger| {
         async move {
             let all = ledger.runs(RUNS_MAX).await?;
             Ok(vec![
@@ -105,6 +106,44 @@ fn runs(ledger: &Ledger) -> SystemTable {
     })
 }
 
+/// Those that make ranges again.
+pub(crate) fn backfills(backfills: &Backfills) -> SystemTable {
+    let schema = schema(vec![
+        number("backfill_id", false),
+        text("pipeline", false),
+        text("environment", false),
+        text("state", false),
+        text("start_at", false),
+        text("end_at", false),
+        number("chunks", false),
+        number("chunks_done", false),
+        text("author", false),
+        time("began_at", false),
+        time("ended_at", true),
+        text("error", true),
+    ]);
+    table(backfills, "pipeline_backfills", schema, |backfills: Backfills| {
+        async move {
+            let all = backfills.all().await?;
+            Ok(vec![
+                numbers(all.iter().map(|line| Some(line.backfill))),
+                texts(all.iter().map(|line| Some(line.of.pipeline.as_str()))),
+                texts(all.iter().map(|line| Some(line.of.environment.as_str()))),
+                texts(all.iter().map(|line| Some(line.state.as_str()))),
+                texts(all.iter().map(|line| Some(line.start.as_str()))),
+                texts(all.iter().map(|line| Some(line.end.as_str()))),
+                numbers(all.iter().map(|line| Some(line.chunks))),
+                numbers(all.iter().map(|line| Some(line.done))),
+                texts(all.iter().map(|line| Some(line.author.as_str()))),
+                times(all.iter().map(|line| Some(line.began))),
+                times(all.iter().map(|line| line.ended)),
+                texts(all.iter().map(|line| line.error.as_deref())),
+            ])
+        }
+        .boxed()
+    })
+}
+
 fn models(ledger: &Ledger) -> SystemTable {
     let schema = schema(vec![
         number("run_id", false),
@@ -116,7 +155,7 @@ fn models(ledger: &Ledger) -> SystemTable {
         number("took_ms", true),
         text("note", true),
     ]);
-    table(ledger, "pipeline_models", schema, |ledger| {
+    table(ledger, "pipeline_models", schema, |ledger: Ledger| {
         async move {
             let all = ledger.models(None).await?;
             let took = |time: std::time::Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -144,7 +183,7 @@ fn tests(ledger: &Ledger) -> SystemTable {
         Field::new("failures", DataType::UInt64, false),
         text("note", true),
     ]);
-    table(ledger, "pipeline_tests", schema, |ledger| {
+    table(ledger, "pipeline_tests", schema, |ledger: Ledger| {
         async move {
             let all = ledger.tests().await?;
             Ok(vec![
@@ -170,7 +209,7 @@ fn intervals(ledger: &Ledger) -> SystemTable {
         number("run_id", false),
         number("snapshot_id", false),
     ]);
-    table(ledger, "pipeline_intervals", schema, |ledger| {
+    table(ledger, "pipeline_intervals", schema, |ledger: Ledger| {
         async move {
             let all = ledger.all_intervals().await?;
             Ok(vec![

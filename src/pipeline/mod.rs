@@ -1,16 +1,21 @@
 //! `skep pipeline`: a client of the actions that check and run projects, and what needs no server.
 //!
 //! ```text
-//! screen     events and lists for people        status   what the tables say
-//! deployed   deploy and what it leads to
+//! screen       events and lists for people
+//! status       what the tables say
+//! deployed     deploy and what it leads to
 //! drop_staged  what failed runs staged
+//! backfill     a range of intervals, chunk by chunk
+//! promote      an environment as production
 //! ```
 //!
 //! # Not here
 //! What runs mean: the coordinator does them, also when it is of this process.
 
+mod backfill;
 mod deployed;
 mod drop_staged;
+mod promote;
 mod screen;
 mod status;
 
@@ -61,6 +66,8 @@ pub(crate) async fn run(args: Pipeline) -> Result<ExitCode> {
             print!("{}", read.drawn(&format)?);
             Ok(ExitCode::SUCCESS)
         }
+        PipelineCommand::Backfill(args) => backfill::run(args).await,
+        PipelineCommand::Promote(args) => promote::run(args).await,
         PipelineCommand::Drop { run, place } => drop_staged::run(run, &place).await,
         PipelineCommand::Status { place, number } => status(&place, number).await,
     }
@@ -189,7 +196,7 @@ async fn watch(session: &mut Session, action: &str, body: Vec<u8>, screen: &mut 
         let answer = tokio::select! {
             answer = answers.next() => answer,
             _ = tokio::signal::ctrl_c() => {
-                eprintln!("interrupted: nothing of the run is published; skep pipeline retry goes on with it");
+                eprintln!("{}", screen.when_interrupted());
                 return Ok(ExitCode::from(4));
             }
         };

@@ -27,12 +27,23 @@ pub(super) struct Screen {
     bundle: Bundle,
     models: usize,
     ended: usize,
+    interrupted: &'static str,
 }
 
 impl Screen {
     pub(super) fn new(json: bool, bundle: Bundle) -> Self {
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { json, colours, bundle, models: 0, ended: 0 }
+        let interrupted = "interrupted: nothing of the run is published; skep pipeline retry goes on with it";
+        Self { json, colours, bundle, models: 0, ended: 0, interrupted }
+    }
+
+    /// Tells something else when a person interrupts what is shown.
+    pub(super) fn interrupted(self, interrupted: &'static str) -> Self {
+        Self { interrupted, ..self }
+    }
+
+    pub(super) fn when_interrupted(&self) -> &'static str {
+        self.interrupted
     }
 
     pub(super) fn show(&mut self, event: &Event, raw: &[u8]) -> Result<()> {
@@ -72,11 +83,13 @@ impl Screen {
                 self.ended += 1;
                 let rows = rows.filter(|_| *state == State::Done).map(|rows| format!(" {rows} rows"));
                 let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+                let place = match self.models {
+                    0 => String::new(),
+                    models => format!("[{}/{models}] ", self.ended),
+                };
                 format!(
-                    "{} [{}/{}] {model}{} ({:.1} s){note}\n",
+                    "{} {place}{model}{} ({:.1} s){note}\n",
                     self.state(*state),
-                    self.ended,
-                    self.models,
                     rows.unwrap_or_default(),
                     *took_ms as f64 / 1000.0
                 )
@@ -85,6 +98,20 @@ impl Screen {
             Event::Tested { model, test, state, failures, note } => {
                 let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
                 format!("{}   {model} {test}, {failures} rows{note}\n", self.state(*state))
+            }
+            Event::Backfill { backfill, chunks, done, .. } => {
+                format!("backfill {backfill}: {chunks} chunks, {done} of them made\n")
+            }
+            Event::Chunk { chunk, chunks, range, run, took_ms, left_ms, message, .. } => {
+                let left = match *left_ms {
+                    0 => String::new(),
+                    left => format!(", about {:.0} s left", left as f64 / 1000.0),
+                };
+                format!(
+                    "{} [{chunk}/{chunks}] {range}: run {run} {message} ({:.1} s){left}\n",
+                    self.state(State::Done),
+                    *took_ms as f64 / 1000.0
+                )
             }
             Event::Wrong(finding) => {
                 let place = finding.span.map(|span| format!(":{}:{}", span.start.line, span.start.column));

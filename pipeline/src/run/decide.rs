@@ -174,6 +174,16 @@ impl Runner {
         Ok(Work::Spans { spans: grain.spans(&starts), starts, reset })
     }
 
+    /// Whether a table was there in a snapshot: one that came later, as by a promotion, has no changes before. What nobody
+    /// knows any more may have been.
+    async fn was_there(&self, table: i64, snapshot: i64) -> Result<bool> {
+        match self.session.catalog().snapshot_at(snapshot).await {
+            Ok(snapshot) => Ok(snapshot.table_by_id(table).is_some()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The intervals that rows belong to which changed since the model saw its sources.
     async fn late(
         &self,
@@ -191,9 +201,13 @@ impl Runner {
             if table.external.is_some() {
                 continue;
             }
-            let mut calls: Vec<String> =
-                seen.unseen(snapshot.id).iter().map(|(first, last)| format!("{first}, {last}")).collect();
-            if changed.contains(&watched.table) {
+            let mut calls = Vec::new();
+            for (first, last) in seen.unseen(snapshot.id) {
+                if self.was_there(table.id, last).await? {
+                    calls.push(format!("{first}, {last}"));
+                }
+            }
+            if changed.contains(&watched.table) && self.session.changed()? {
                 // What this run staged itself.
                 calls.push((snapshot.id + 1).to_string());
             }

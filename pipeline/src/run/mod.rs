@@ -14,11 +14,12 @@
 //! - Whatever the run does is told as an event when it is done, and not before.
 //!
 //! # Not here
-//! The SQL around a query (`statements`); schedules: whoever calls.
+//! The SQL around a query (`statements`); schedules and backfills: whoever calls.
 
 mod check;
 mod decide;
 mod late;
+mod promote;
 mod rows;
 mod stage;
 mod staged;
@@ -38,6 +39,7 @@ use skep_coordinator::Session;
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
+use crate::backfill::{Backfills, Chunk, Made};
 use crate::event::{Event, Request, State};
 use crate::interval::{self, Span};
 use crate::ledger::{Ledger, ModelLine, Of, Publish, RunLine, Seen, TestLine};
@@ -48,6 +50,7 @@ use crate::schedule::Begin;
 use crate::select;
 
 pub(crate) use check::check;
+pub(crate) use promote::Promotion;
 pub(crate) use stage::seed;
 pub(crate) use staged::key as staged_key;
 
@@ -69,6 +72,12 @@ pub(crate) struct Runner {
     pub(crate) request: Request,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Only what went wrong is told.
+    pub(crate) quiet: bool,
+    /// The chunk of a backfill that is made by it.
+    pub(crate) chunk: Option<(Chunk, Backfills)>,
+    /// What is published instead of what models would make.
+    pub(crate) promotes: Option<Box<Promotion>>,
     of: Of,
     suffix: String,
     chosen: BTreeSet<usize>,
@@ -76,7 +85,7 @@ pub(crate) struct Runner {
     own: BTreeSet<Name>,
     seen: BTreeMap<String, Seen>,
     intervals: BTreeMap<String, BTreeSet<NaiveDateTime>>,
-    range: Option<Span>,
+    pub(crate) range: Option<Span>,
     begun: DateTime<Utc>,
     /// Held while names are made.
     names: Mutex<()>,
@@ -103,14 +112,25 @@ struct Outcome {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct RunEnd {
     /// Its number; absent if it was not begun.
     pub(crate) run: Option<i64>,
     pub(crate) state: State,
+    /// What it published.
+    snapshot: Option<i64>,
+    took: Duration,
     pub(crate) message: String,
     /// What was wrong.
-    pub(crate) kind: Option<ErrorKind>,
+    pub(crate) error: Option<Error>,
+}
+
+impl RunEnd {
+    fn event(&self) -> Event {
+        let Self { run, state, snapshot, took, message, .. } = self;
+        let (took_ms, message) = (millis(*took), message.clone());
+        Event::Over { run: *run, state: *state, snapshot: *snapshot, took_ms, message }
+    }
 }
 
 impl Runner {
@@ -148,6 +168,9 @@ impl Runner {
             request,
             events,
             clock,
+            quiet: false,
+            chunk: None,
+            promotes: None,
             of,
             suffix,
             chosen: BTreeSet::new(),
@@ -204,9 +227,30 @@ impl Runner {
         self
     }
 
+    /// Its number, once it began.
+    pub(crate) fn number(&self) -> i64 {
+        self.run
+    }
+
+    pub(crate) fn chosen_models(&self) -> impl Iterator<Item = &Model> {
+        self.chosen.iter().map(|&at| &self.project.models[at])
+    }
+
+    /// A chosen model that was published last with another text.
+    pub(crate) fn published_otherwise(&self) -> Option<&Name> {
+        let other = |model: &&Model| {
+            let seen = self.seen.get(&model.name.to_string());
+            seen.is_some_and(|seen| seen.fingerprint != self.fingerprint(model))
+        };
+        self.chosen_models().find(other).map(|model| &model.name)
+    }
+
     pub(crate) async fn tell(&self, event: Event) {
         if let Some(log) = &self.log {
             log.line(self.clock.now(), &event).await;
+        }
+        if self.quiet && event.went_well() {
+            return;
         }
         // Whoever does not listen any more misses it.
         let _ = self.events.send(event).await;
@@ -257,7 +301,7 @@ impl Runner {
     }
 
     /// The first moment of which nothing is known yet.
-    fn until(&self) -> Result<NaiveDateTime> {
+    pub(crate) fn until(&self) -> Result<NaiveDateTime> {
         let now = self.tick.as_ref().map_or(self.begun, |tick| tick.nominal).naive_utc();
         match &self.project.config.pipeline.end {
             // A run of an earlier time takes no more than there was then.
@@ -274,45 +318,66 @@ impl Runner {
 
     /// As [`Runner::run`], until `stopped` says why it is to end.
     pub(crate) async fn run_until(mut self, stopped: impl Future<Output = String>) -> RunEnd {
+        let end = self.run_quietly(stopped).await;
+        self.tell(end.event()).await;
+        end
+    }
+
+    /// As [`Runner::run_until`], but does not tell that it is over. Whatever happens is written down.
+    pub(crate) async fn run_quietly(&mut self, stopped: impl Future<Output = String>) -> RunEnd {
         let started = self.clock.instant();
-        let events = self.events.clone();
+        let (events, promotes) = (self.events.clone(), self.promotes.is_some());
         let ended = tokio::select! {
-            ended = self.begin_and_run() => ended,
+            ended = self.begin_and_end() => ended,
             // What runs ends with its future; a commit that was begun is made all the same.
             () = events.closed() => Err(Error::new(ErrorKind::Cancelled, "whoever asked for the run went away")),
             reason = stopped => Err(Error::new(ErrorKind::Cancelled, reason)),
         };
-        if ended.is_err() {
+        if ended.is_err() && !promotes {
             self.keep_staged().await;
         }
         let now = self.clock.now();
-        let kind = ended.as_ref().err().map(Error::kind);
-        let (state, snapshot, message) = match ended {
-            Ok((state, snapshot, message)) => (state, snapshot, message),
+        if let Err(error) = &ended
+            && self.run > 0
+            && let Err(e) = self.ledger.end(self.run, State::Failed, Some(&error.report()), now).await
+        {
+            tracing::warn!(run = self.run, error = e.report(), "the end of a run was not written down");
+        }
+        if ended.is_err() && promotes && self.run > 0 {
+            self.drop_promotion().await;
+        }
+        let run = (self.run > 0).then_some(self.run);
+        let took = self.clock.instant() - started;
+        let end = match ended {
+            Ok((state, snapshot, message)) => RunEnd { run, state, snapshot, took, message, error: None },
             Err(error) => {
-                if self.run > 0
-                    && let Err(e) = self.ledger.end(self.run, State::Failed, Some(&error.report()), now).await
-                {
-                    tracing::warn!(
-                        run = self.run,
-                        error = e.report(),
-                        "the end of a run was not written down"
-                    );
-                }
                 let hint = error.hint_text().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
-                (State::Failed, None, format!("{}{hint}", error.report()))
+                let message = format!("{}{hint}", error.report());
+                RunEnd { run, state: State::Failed, snapshot: None, took, message, error: Some(error) }
             }
         };
-        let took_ms = millis(self.clock.instant() - started);
-        let run = (self.run > 0).then_some(self.run);
-        let over = Event::Over { run, state, snapshot, took_ms, message: message.clone() };
         if let Some(log) = self.log.take() {
             // Whoever hears of the end finds every line.
-            log.line(now, &over).await;
+            log.line(now, &end.event()).await;
             log.finish().await;
         }
-        self.tell(over).await;
-        RunEnd { run, state, message, kind }
+        end
+    }
+
+    async fn begin_and_end(&mut self) -> Result<(State, Option<i64>, String)> {
+        match self.promotes.take() {
+            Some(promotion) => self.begin_and_promote(*promotion).await,
+            None => self.begin_and_run().await,
+        }
+    }
+
+    /// Writes down that it goes on, from here to the end of what is returned.
+    async fn begin(&mut self) -> Result<task::Task<()>> {
+        let user = self.session.user().to_owned();
+        let (version, tick) = (&self.project.version, self.tick.as_ref());
+        self.run = self.ledger.begin(&self.of, version, self.key, &user, tick, self.begun).await?;
+        self.log = Some(Log::begin(self.ledger.db(), &self.of, self.run, self.ledger.logs_kept));
+        Ok(self.beat())
     }
 
     async fn begin_and_run(&mut self) -> Result<(State, Option<i64>, String)> {
@@ -321,11 +386,7 @@ impl Runner {
             self.key = line.key;
         }
         let key = self.key;
-        let user = self.session.user().to_owned();
-        let (version, tick) = (&self.project.version, self.tick.as_ref());
-        self.run = self.ledger.begin(&self.of, version, key, &user, tick, self.begun).await?;
-        self.log = Some(Log::begin(self.ledger.db(), &self.of, self.run, self.ledger.logs_kept));
-        let beating = self.beat();
+        let beating = self.begin().await?;
         let message = format!("pipeline {} run {}", self.of.pipeline, self.run);
         let resumed = match before {
             Some((line, done)) => self.resumed(line.run).await?.then_some(done),
@@ -593,6 +654,9 @@ impl Runner {
         let model = |at: &usize| &self.project.models[*at];
         if !outcomes.values().any(|outcome| outcome.changed || !outcome.made.is_empty() || outcome.reset) {
             rows::run(&self.session, "ROLLBACK").await?;
+            if let Some((chunk, backfills)) = &self.chunk {
+                backfills.made(&Made { chunk: *chunk, run: self.run, now }).await?;
+            }
             self.ledger.end(self.run, State::Unchanged, None, now).await?;
             return Ok((State::Unchanged, None, "nothing to do".to_owned()));
         }
@@ -606,17 +670,28 @@ impl Runner {
         let publish = Publish {
             run: self.run,
             of: self.of.clone(),
-            base: self.base,
             seen: outcomes
                 .keys()
-                .map(|at| (model(at).name.to_string(), self.fingerprint(model(at))))
+                .map(|at| (model(at).name.to_string(), self.fingerprint(model(at)), self.base))
                 .collect(),
             intervals,
             reset: reset.map(|(at, _)| model(at).name.to_string()).collect(),
             now,
         };
+        let snapshot = self.commit(publish).await?;
+        let changed = outcomes.values().filter(|outcome| outcome.changed).count();
+        let shown = snapshot.map(|snapshot| format!(" in snapshot {snapshot}")).unwrap_or_default();
+        let tables = if changed == 1 { "table" } else { "tables" };
+        Ok((State::Done, snapshot, format!("published {changed} {tables}{shown}")))
+    }
+
+    /// Commits what is staged, with these lines of the ledger. The snapshot that shows it.
+    async fn commit(&self, publish: Publish) -> Result<Option<i64>> {
         // Written down first: if the process ends in the commit, whoever comes next knows how it ended.
         self.session.save().await?;
+        if let Some((chunk, _)) = &self.chunk {
+            self.session.add(Made { chunk: *chunk, run: self.run, now: publish.now })?;
+        }
         self.session.add(publish)?;
         if let Err(error) = rows::run(&self.session, "COMMIT").await {
             if skep_coordinator::refused(&error) {
@@ -626,11 +701,7 @@ impl Runner {
             return Err(error.hint("begin a new run: skep pipeline run"));
         }
         let line = self.ledger.runs(i64::MAX).await?.into_iter().find(|line| line.run == self.run);
-        let snapshot = line.and_then(|line| line.snapshot);
-        let changed = outcomes.values().filter(|outcome| outcome.changed).count();
-        let shown = snapshot.map(|snapshot| format!(" in snapshot {snapshot}")).unwrap_or_default();
-        let tables = if changed == 1 { "table" } else { "tables" };
-        Ok((State::Done, snapshot, format!("published {changed} {tables}{shown}")))
+        Ok(line.and_then(|line| line.snapshot))
     }
 }
 

@@ -84,7 +84,7 @@ impl Runner {
         }
     }
 
-    async fn stage_view(&self, model: &Model) -> Result<Outcome> {
+    pub(super) async fn stage_view(&self, model: &Model) -> Result<Outcome> {
         let query = self.bound(&model.sql, &model.reads, self.any_span(model));
         self.columns(&query).await?;
         let name = self.table(&model.name);

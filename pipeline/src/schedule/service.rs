@@ -313,7 +313,7 @@ impl Scheduler {
                 (if well { Ended::Well } else { Ended::Failed }, end.message)
             }
             // Nothing was begun: another run came first, or the database is away. It still waits.
-            Ok(RunEnd { kind: Some(kind), message, .. }) if waits(kind) => {
+            Ok(RunEnd { error: Some(error), message, .. }) if waits(error.kind()) => {
                 tracing::info!(schedule = attempt.key.schedule, message, "a run waits");
                 return tokio::time::sleep(PULSE).await;
             }

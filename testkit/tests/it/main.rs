@@ -4,6 +4,7 @@
 
 mod adbc;
 mod admin;
+mod backfills;
 mod care;
 mod changes;
 mod chaos;
@@ -33,6 +34,7 @@ mod pipeline_kills;
 mod pipelines;
 mod postgres;
 mod process;
+mod promote;
 mod pty;
 mod python;
 mod schedules;
