@@ -21,7 +21,6 @@ mod folder;
 mod memory;
 mod node;
 mod pipeline;
-mod pipeline_test;
 mod signal;
 mod sql;
 mod standby;

@@ -7,6 +7,7 @@
 //! drop_staged  what failed runs staged
 //! backfill     a range of intervals, chunk by chunk
 //! promote      an environment as production
+//! unit         unit tests, in this process
 //! ```
 //!
 //! # Not here
@@ -18,6 +19,7 @@ mod drop_staged;
 mod promote;
 mod screen;
 mod status;
+mod unit;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,8 +35,8 @@ use skep_repl::{Session, Target};
 use crate::cli::{Pipeline, PipelineCommand, PipelinePlace, PipelineProject, PipelineRun};
 use crate::cluster::Cluster;
 use crate::sql::{Found, open};
-pub(crate) use screen::wrong;
-use screen::{Screen, columns};
+
+use screen::{Screen, columns, wrong};
 use status::status;
 
 /// What `init` writes.
@@ -44,7 +46,7 @@ pub(crate) async fn run(args: Pipeline) -> Result<ExitCode> {
     match args.command {
         PipelineCommand::Init { folder } => init(&folder),
         PipelineCommand::Check(run) => act(CHECK, run, None).await,
-        PipelineCommand::Test { project } => crate::pipeline_test::run(&project).await,
+        PipelineCommand::Test { project } => unit::run(&project).await,
         PipelineCommand::Run(run) => act(RUN, run, None).await,
         PipelineCommand::Retry { run, number } => act(RUN, run, Some(number)).await,
         PipelineCommand::Deploy { project, place, env, version, json } => {
@@ -92,7 +94,7 @@ fn vars(project: &PipelineProject) -> std::collections::BTreeMap<String, String>
 }
 
 /// Reads a project, and prints what is wrong with it.
-pub(crate) fn read(args: &PipelineProject) -> Result<Option<(Project, Bundle)>> {
+fn read(args: &PipelineProject) -> Result<Option<(Project, Bundle)>> {
     let bundle = Bundle::read(&args.project)?;
     match Project::read(&bundle, &vars(args)) {
         Ok(project) => Ok(Some((project, bundle))),

@@ -8,7 +8,7 @@ use skep_pipeline::event::{Event, Finding, State};
 use skep_pipeline::log::Line;
 
 /// Prints what is wrong with a file, with its line.
-pub(crate) fn wrong(finding: &Finding, bundle: &Bundle) {
+pub(super) fn wrong(finding: &Finding, bundle: &Bundle) {
     let mut error = Error::invalid(finding.message.clone());
     if let Some(hint) = &finding.hint {
         error = error.hint(hint.clone());

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use skep_common::{Result, clock};
 use skep_pipeline::unit;
 
+use super::{read, wrong};
 use crate::cli::PipelineProject;
-use crate::pipeline::{read, wrong};
 
-pub(crate) async fn run(args: &PipelineProject) -> Result<ExitCode> {
+pub(super) async fn run(args: &PipelineProject) -> Result<ExitCode> {
     let Some((project, bundle)) = read(args)? else { return Ok(ExitCode::from(1)) };
     let tested = unit::run(&project, &args.select, &args.exclude, &clock::system()).await?;
     let mut failed = 0;
