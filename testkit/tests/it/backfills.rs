@@ -3,9 +3,12 @@
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Stdio};
 
+use skep_testkit::postgres::Postgres;
 use skep_testkit::process::{Output, output, skep};
+use skep_testkit::skip;
 
 use crate::pipelines::{Bench, SETTINGS, idle, up};
+use crate::schedules::on_server;
 
 const DAYS: &str = "/*---\nkind = \"interval\"\ntime = \"day\"\ngrain = \"day\"\n---*/\n\
     SELECT CAST(at AS TIMESTAMP) AS day, v * $factor AS v FROM lake.raw WHERE at >= $start AND at < $end";
@@ -14,10 +17,12 @@ const MONTHS: &str = "/*---\nkind = \"interval\"\ntime = \"month\"\ngrain = \"mo
 
 /// A project with twelve days of rows, all made once with factor 1.
 async fn bench() -> Bench {
-    let bench = Bench::new(&[
-        ("models/mart/days.sql", DAYS),
-        ("models/mart/total.sql", "SELECT sum(v) AS v FROM mart.days"),
-    ]);
+    filled(Bench::empty()).await
+}
+
+async fn filled(bench: Bench) -> Bench {
+    bench.write("models/mart/days.sql", DAYS);
+    bench.write("models/mart/total.sql", "SELECT sum(v) AS v FROM mart.days");
     settings(&bench, 1);
     let mut client = bench.client().await;
     client.update("CREATE TABLE lake.raw (at TIMESTAMP, v BIGINT)").await.unwrap();
@@ -243,4 +248,40 @@ async fn a_backfill_that_fails_goes_on_when_the_rows_are_right() {
     let rest = resume(&bench, &["1"]);
     assert_eq!(rest.code, Some(0), "{rest:?}");
     assert_eq!(bench.one(SUM).await, "12,24,12");
+}
+
+/// The same on PostgreSQL: a backfill whose server is killed, what a failed run staged, and a promotion.
+#[tokio::test]
+async fn postgres_keeps_backfills_staged_runs_and_promotions() {
+    let Some(postgres) = Postgres::start() else {
+        return skip("backfills::postgres_keeps_backfills_staged_runs_and_promotions", "PostgreSQL");
+    };
+    let (folder, url) = (tempfile::tempdir().unwrap(), postgres.url());
+    let data = folder.path().join("data");
+    let server = on_server(&data, &url);
+    let mut bench = filled(Bench { folder, server }).await;
+    let (mut child, lines) = begun(&bench, 2, &[]);
+    std::mem::replace(&mut bench.server, idle()).kill();
+    drop(lines);
+    child.wait().unwrap();
+    bench.server = on_server(&data, &url);
+    assert!(bench.one(STATE).await.starts_with("interrupted,12,"));
+    let rest = resume(&bench, &[]);
+    assert_eq!(rest.code, Some(0), "{rest:?}");
+    assert_eq!(bench.one(SUM).await, "12,24,12");
+    assert_eq!(bench.one(STATE).await, "done,12,12");
+    bench.edit("pipeline.toml", "[vars]", "[env.dev]\nschema_suffix = \"_dev\"\n[vars]");
+    bench.edit("models/mart/total.sql", "sum(v)", "-sum(v)");
+    bench.run(&["--env", "dev"]);
+    let promoted = bench.pipeline("promote", &["--env", "dev"]);
+    assert_eq!(promoted.code, Some(0), "{promoted:?}");
+    assert_eq!(bench.one("SELECT v FROM mart.total").await, "-24");
+    assert!(bench.run(&[]).contains("nothing to do"));
+    bench.write("tests/no.sql", "SELECT v FROM mart.total");
+    bench.edit("models/mart/total.sql", "-sum(v)", "5 * sum(v)");
+    assert_eq!(bench.pipeline("run", &[]).code, Some(1));
+    let last = bench.one("SELECT max(run_id) FROM system.pipeline_runs").await;
+    assert_eq!(bench.one(&format!("SELECT v FROM run_{last}.mart.total")).await, "120");
+    let dropped = output(skep(&["pipeline", "drop", &last, "--url", bench.server.flight()]));
+    assert_eq!(dropped.code, Some(0), "{dropped:?}");
 }

@@ -203,7 +203,7 @@ async fn schedules_are_listed_paused_and_resumed() {
     assert!(none.code == Some(2) && none.stderr.contains("has no schedule in 'dev'"), "{none:?}");
 }
 
-fn on_server(data: &std::path::Path, catalog: &str) -> Server {
+pub(crate) fn on_server(data: &std::path::Path, catalog: &str) -> Server {
     let data = data.to_str().unwrap();
     let mut command = skep(&[
         "up",
