@@ -405,11 +405,11 @@ impl Scheduler {
 
     /// Sends what is due, and says when the next of the others is.
     async fn tell(self: &Arc<Self>, lease: &Lease) -> Result<Option<DateTime<Utc>>> {
+        // Before the rows are read: one whose sending ends in between is read as it was, and would be sent twice.
+        let sending = self.sending.lock().clone();
         let (due, next) = notify::due(&self.db, self.clock.now()).await?;
-        for notification in due {
-            if !self.sending.lock().insert(notification.id) {
-                continue;
-            }
+        for notification in due.into_iter().filter(|notification| !sending.contains(&notification.id)) {
+            self.sending.lock().insert(notification.id);
             let (scheduler, lease) = (Arc::clone(self), lease.clone());
             task::spawn("tell of a run", async move {
                 let sent = notification.send(&scheduler.client, scheduler.config.commands).await;
