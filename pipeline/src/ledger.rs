@@ -476,6 +476,18 @@ impl Ledger {
     /// # Errors
     /// Those of the database.
     pub(crate) async fn runs(&self, limit: i64) -> Result<Vec<RunLine>> {
+        self.lines(0, i64::MAX, limit).await
+    }
+
+    /// The run of that number.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn run(&self, run: i64) -> Result<Option<RunLine>> {
+        Ok(self.lines(run, run, 1).await?.pop())
+    }
+
+    async fn lines(&self, first: i64, last: i64, limit: i64) -> Result<Vec<RunLine>> {
         type Row = (
             i64,
             String,
@@ -491,8 +503,10 @@ impl Ledger {
         );
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT run_id, pipeline, environment, version, key, author, state, began_us, ended_us, snapshot_id, error \
-             FROM skep_pipeline_run ORDER BY run_id DESC LIMIT ?",
+             FROM skep_pipeline_run WHERE run_id BETWEEN ? AND ? ORDER BY run_id DESC LIMIT ?",
         )
+        .bind(first)
+        .bind(last)
         .bind(limit)
         .fetch_all(self.db.reader())
         .await

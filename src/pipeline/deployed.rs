@@ -1,4 +1,7 @@
 //! What is deployed, and the schedules that run it.
+//!
+//! # Not here
+//! When versions run: the coordinator's schedules.
 
 use std::path::Path;
 use std::process::ExitCode;

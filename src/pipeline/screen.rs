@@ -1,4 +1,7 @@
 //! What people see of a run and of lists.
+//!
+//! # Not here
+//! What the events mean (`skep_pipeline::event`).
 
 use std::io::{IsTerminal, Write as _};
 

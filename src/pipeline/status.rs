@@ -1,4 +1,7 @@
 //! What the tables about pipelines say, for people.
+//!
+//! # Not here
+//! The tables that are read: schema `system` of the coordinator.
 
 use std::process::ExitCode;
 

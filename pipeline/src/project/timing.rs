@@ -1,4 +1,7 @@
 //! The schedules and notifications of a project, with places for what is wrong with them.
+//!
+//! # Not here
+//! What schedules do (`schedule`).
 
 use std::collections::BTreeSet;
 

@@ -447,9 +447,10 @@ impl Runner {
     /// The failed run that this one goes on with, and the models that it staged.
     async fn taken_up(&self) -> Result<Option<(RunLine, BTreeMap<String, Outcome>)>> {
         let Some(wanted) = self.request.retry else { return Ok(None) };
-        let lines = self.ledger.runs(i64::MAX).await?;
-        let line =
-            lines.into_iter().find(|line| if wanted == 0 { line.of == self.of } else { line.run == wanted });
+        let line = match wanted {
+            0 => self.ledger.runs(i64::MAX).await?.into_iter().find(|line| line.of == self.of),
+            run => self.ledger.run(run).await?,
+        };
         let Some(line) = line else {
             return Err(Error::not_found(format!("there is no run {wanted} of '{}'", self.of.pipeline))
                 .hint("skep pipeline status lists the runs"));
@@ -700,7 +701,7 @@ impl Runner {
             }
             return Err(error.hint("begin a new run: skep pipeline run"));
         }
-        let line = self.ledger.runs(i64::MAX).await?.into_iter().find(|line| line.run == self.run);
+        let line = self.ledger.run(self.run).await?;
         Ok(line.and_then(|line| line.snapshot))
     }
 }

@@ -5,6 +5,9 @@
 //! # Guarantees
 //! - Each time of the wall clock is one nominal time. Where clocks are set back and show it twice, it is the first.
 //! - What clocks leave out when they are set forward is at the moment right after; several such are one.
+//!
+//! # Not here
+//! Which of the times run (`core`).
 
 use std::collections::VecDeque;
 

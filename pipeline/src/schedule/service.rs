@@ -34,7 +34,7 @@ use super::ticks::{Begin, End, Known, Ticks};
 use super::{Config, Spec};
 use crate::deploy::{Versions, with_hint};
 use crate::event::{Request, State};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, RunLine};
 use crate::notify;
 use crate::project::Project;
 use crate::run::{RunEnd, Runner};
@@ -378,9 +378,10 @@ impl Scheduler {
         };
         if let Some(run) = tick.run {
             // What an earlier attempt staged is gone on with, if it is of the same files and was written down.
-            let lines = self.ledger.runs(i64::MAX).await?;
-            let line = lines.into_iter().find(|line| line.run == run && line.version == project.version);
-            if let Some(line) = line.filter(|line| ["failed", "lost"].contains(&line.state.as_str()))
+            let same = |line: &RunLine| {
+                line.version == project.version && ["failed", "lost"].contains(&line.state.as_str())
+            };
+            if let Some(line) = self.ledger.run(run).await?.filter(same)
                 && session.catalog().resume(line.key).await.is_ok()
             {
                 request.retry = Some(run);

@@ -1,4 +1,7 @@
 //! The tables of schema `system` about schedules.
+//!
+//! # Not here
+//! What the lines mean (`store`, `ticks`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

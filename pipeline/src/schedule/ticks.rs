@@ -1,4 +1,7 @@
 //! Reads what is known of schedules, and writes what becomes of their ticks.
+//!
+//! # Not here
+//! What the next step is (`core`), and taking it (`service`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! The engine over a catalog that has nothing but the columns of a project's models.
+//!
+//! # Not here
+//! Reading the files (`read`), comparing rows (`compare`).
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

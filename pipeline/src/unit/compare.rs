@@ -1,6 +1,9 @@
 //! Rows that are missing, and rows that nobody expected: in any order, each as often as it is there.
 //!
 //! Pure.
+//!
+//! # Not here
+//! Running the query (`bench`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
